@@ -1,0 +1,21 @@
+//! The nouns of dbstreamd: positions, ids, schemas, rows and events.
+//!
+//! Nothing here does I/O, knows a socket, a file or an async runtime. Every other crate
+//! speaks in these types, so that a position is never a bare `u64` and a row is never a
+//! bare byte slice.
+
+mod event;
+mod ids;
+mod lsn;
+mod offset;
+mod row;
+mod schema;
+mod timestamp;
+
+pub use event::{BeforeKind, BodyError, EventBody, MessageBody, Op, RowChange, TruncateFlags};
+pub use ids::{ConsumerName, Epoch, NameError, SchemaId, StreamId, StreamName};
+pub use lsn::{Lsn, LsnParseError};
+pub use offset::Offset;
+pub use row::{CellRef, Cells, RowError, RowRef};
+pub use schema::{Column, Fingerprint, ReplicaIdentity, SchemaDecodeError, TableSchema};
+pub use timestamp::Timestamp;
