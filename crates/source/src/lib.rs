@@ -1,1 +1,92 @@
-//! Placeholder.
+//! Sources: where changes come from, and the one loop that brings them into the log.
+//!
+//! [`run`] keeps one stream alive: it opens its [`Source`], runs the ingest loop (`ingest.rs`) until the
+//! session ends, and decides from the error's [`Retry`] whether to come back soon, later, or never.
+//! What a source must provide is drawn above [`Source`]. The only source today is [`postgres`].
+//!
+//! This crate knows nothing of consumers, sinks, configuration files or HTTP.
+
+mod change;
+mod error;
+mod ingest;
+pub mod postgres;
+mod resent;
+mod retry;
+mod run;
+mod status;
+
+pub use change::Change;
+pub use error::{Retry, SourceError};
+pub use retry::RetryPolicy;
+pub use run::run;
+pub use status::{Lifecycle, State, StreamStatus};
+
+use async_trait::async_trait;
+use dbstreamd_log::{Durable, Resume};
+use dbstreamd_model::{Lsn, StreamName};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// A database whose changes can be read.
+///
+/// ```text
+///   open(resume) ──▶ Session ──┬─ reader:    read() → Begin, Schema, Event…, Commit, Idle   (one task, in order)
+///                              └─ confirmer: run(progress)                                  (a task of its own)
+///
+///   A unit is Begin … Commit. A reader hands over units whole and in commit order, and after a reconnect
+///   again from some unit at or before the first one that was never confirmed. A confirmer tells the
+///   database "you may forget everything up to X" only for an X that it received as `Durable`.
+/// ```
+#[async_trait]
+pub trait Source: Send {
+    /// The stream this source feeds.
+    fn name(&self) -> &StreamName;
+
+    /// Connects, brings the database into shape and starts to read.
+    ///
+    /// # Errors
+    /// With cause and remedy, and with the advice whether trying again can help.
+    async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError>;
+}
+
+/// One running connection to a source.
+pub struct Session {
+    /// Changes, in order.
+    pub reader: Box<dyn SourceReader>,
+    /// Acknowledgements, on a task of their own.
+    pub confirmer: Box<dyn Confirmer>,
+    /// The source will send again, in order, every unit that commits at or after this position.
+    pub resends_from: Lsn,
+}
+
+/// The reading half of a session.
+#[async_trait]
+pub trait SourceReader: Send {
+    /// Waits for bytes, appends to `changes` what is complete in them, and returns how many bytes came.
+    ///
+    /// Cancel-safe: nothing is lost when the future is dropped; `changes` is touched only in the poll that completes it.
+    ///
+    /// # Errors
+    /// When the connection ended or the bytes make no sense; the session is then over.
+    async fn read(&mut self, changes: &mut Vec<Change>) -> Result<usize, SourceError>;
+}
+
+/// What a confirmer may tell the source.
+pub struct Progress {
+    /// End of what was received: positions in memory count.
+    pub received: watch::Receiver<Lsn>,
+    /// How far the source may forget.
+    pub durable: watch::Receiver<Durable<Lsn>>,
+    /// Fires when everything received is durable and the session shall end politely.
+    pub closing: CancellationToken,
+}
+
+/// The acknowledging half of a session.
+#[async_trait]
+pub trait Confirmer: Send {
+    /// Confirms until `progress.closing` fires (then once more, and says goodbye) or the connection breaks.
+    ///
+    /// # Errors
+    /// When the connection broke.
+    async fn run(self: Box<Self>, progress: Progress) -> Result<(), SourceError>;
+}

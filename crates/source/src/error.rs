@@ -1,0 +1,87 @@
+//! What ends a session, and who must act.
+
+use std::time::Duration;
+
+use dbstreamd_log::LogError;
+use dbstreamd_model::Lsn;
+
+use crate::postgres::{DecodeError, PgError, SetupError};
+
+/// Whether trying again can help.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Retry {
+    /// A passing fault: come back with exponential backoff.
+    Soon,
+    /// An operator must change something at the source, which can be seen without a restart: look again now and then.
+    Later,
+    /// Going on could lose or alter changes: stay stopped until somebody has decided.
+    Never,
+}
+
+/// Why a stream does not stream.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The connection or the server.
+    #[error(transparent)]
+    Postgres(#[from] PgError),
+    /// The database is not ready to be streamed from.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    /// The server sent what we cannot decode.
+    #[error("cannot decode the change stream: {0}; the stream is parked so that nothing is skipped, and the source keeps its WAL: report this, then restart dbstreamd with a version that can")]
+    Decode(#[from] DecodeError),
+    /// The log refused.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The slot moved on without us.
+    #[error(
+        "the slot {slot} has been confirmed up to {slot_lsn} but this log ends at {log_lsn}: the changes between are lost to this log; start a stream under another name (a new log) and resynchronise its consumers"
+    )]
+    Gap {
+        /// Slot name.
+        slot: String,
+        /// Its `confirmed_flush_lsn`.
+        slot_lsn: Lsn,
+        /// Our `confirmed_through`.
+        log_lsn: Lsn,
+    },
+    /// The server's WAL ends before ours does.
+    #[error(
+        "the server's WAL ends at {server_lsn} but this log already holds changes up to {log_lsn}: it was restored from a backup, failed over to a lagging standby, or is another server; start a stream under another name (a new log)"
+    )]
+    Behind {
+        /// The server's flush position.
+        server_lsn: Lsn,
+        /// Our `confirmed_through`.
+        log_lsn: Lsn,
+    },
+    /// A unit was sent again and differs from what the log has.
+    #[error(
+        "the source sent a transaction again that differs from the log ({detail}): its history was rewritten (restored volume, other server); nothing was appended; start a stream under another name (a new log)"
+    )]
+    Fork {
+        /// What differs, with LSNs.
+        detail: String,
+    },
+    /// No byte for too long.
+    #[error(
+        "nothing was received from the server for {} s although it was asked; the connection is taken for dead and made anew", .0.as_secs()
+    )]
+    Silent(Duration),
+    /// The task that confirms positions ended unasked.
+    #[error("the feedback task ended unexpectedly: {0}")]
+    Feedback(String),
+}
+
+impl SourceError {
+    /// Who must act: the one table that decides between retry, pause and operator.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Postgres(error) if error.is_transient() => Retry::Soon,
+            Self::Setup(error) if error.is_transient() => Retry::Soon,
+            Self::Postgres(_) | Self::Setup(_) => Retry::Later,
+            Self::Silent(_) | Self::Feedback(_) => Retry::Soon,
+            Self::Decode(_) | Self::Log(_) | Self::Gap { .. } | Self::Behind { .. } | Self::Fork { .. } => Retry::Never,
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! THE loop of one session: read → append → hand over; durable positions flow back to the confirmer by themselves.
+//!
+//! What can wake it is one closed enum, [`Wake`]. Nothing here touches a disk or decodes a cell. Back-pressure is
+//! the credit window: while it is exhausted this loop does not read, so the socket fills and the server's sender
+//! waits; feedback goes on meanwhile because the confirmer runs on a task of its own.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use dbstreamd_log::{Appender, Credit, CreditWindow, Pump, Resume, UnitHead};
+use dbstreamd_model::{Fingerprint, Lsn, Op, SchemaId, Timestamp};
+use futures_util::FutureExt;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::SourceError;
+use crate::resent::{ResentUnit, ResentUnits};
+use crate::status::StreamStatus;
+use crate::{Change, Progress, Session, SourceReader};
+
+/// How long a polite end may take: to make the rest durable, and to confirm it.
+const CLOSING_MAX: Duration = Duration::from_secs(10);
+
+/// Changes handled between two looks at anything else; also the first capacity of the list they are read into.
+const CHANGES_PER_READ: usize = 4096;
+
+/// What can happen to the loop.
+enum Wake {
+    Stop,
+    Received(usize),
+    WriterIdle,
+    ConfirmerEnded(Result<(), SourceError>),
+}
+
+/// The unit that is being received.
+enum OpenUnit {
+    None,
+    /// New: it goes to the log.
+    Fresh,
+    /// The log has it already: it is only compared.
+    Resent(ResentUnit),
+}
+
+/// One session's ingest.
+pub(crate) struct Ingest<'a> {
+    reader: Box<dyn SourceReader>,
+    confirmer: JoinHandle<Result<(), SourceError>>,
+    closing: CancellationToken,
+    received: watch::Sender<Lsn>,
+    appender: &'a mut Appender,
+    window: &'a CreditWindow,
+    status: &'a StreamStatus,
+    tables: Tables,
+    open: OpenUnit,
+    resent: ResentUnits,
+}
+
+impl<'a> Ingest<'a> {
+    pub(crate) fn new(
+        session: Session,
+        resume: Resume,
+        appender: &'a mut Appender,
+        window: &'a CreditWindow,
+        status: &'a StreamStatus,
+    ) -> Self {
+        let closing = CancellationToken::new();
+        let received = watch::Sender::new(resume.confirmed_through);
+        let progress =
+            Progress { received: received.subscribe(), durable: appender.confirmed(), closing: closing.clone() };
+        let confirmer = tokio::spawn(session.confirmer.run(progress));
+        let resent = ResentUnits::new(appender.units_after(session.resends_from), &resume, session.resends_from);
+        Self {
+            reader: session.reader,
+            confirmer,
+            closing,
+            received,
+            appender,
+            window,
+            status,
+            tables: Tables::default(),
+            open: OpenUnit::None,
+            resent,
+        }
+    }
+
+    /// Runs until `shutdown` fires (`Ok`) or the session breaks.
+    pub(crate) async fn run(mut self, shutdown: &CancellationToken) -> Result<(), SourceError> {
+        let outcome = self.flow(shutdown).await;
+        if outcome.is_ok() {
+            self.close().await;
+        }
+        outcome
+    }
+
+    async fn flow(&mut self, shutdown: &CancellationToken) -> Result<(), SourceError> {
+        let mut changes = Vec::with_capacity(CHANGES_PER_READ);
+        loop {
+            let wake = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Wake::Stop,
+                ended = &mut self.confirmer => Wake::ConfirmerEnded(flatten(ended)),
+                () = self.appender.writer_idle(), if self.appender.has_unsent() => Wake::WriterIdle,
+                received = self.reader.read(&mut changes) => Wake::Received(received?),
+            };
+            match wake {
+                Wake::Stop => return Ok(()),
+                Wake::ConfirmerEnded(Err(error)) => return Err(error),
+                Wake::ConfirmerEnded(Ok(())) => return Err(SourceError::Feedback("it returned early".into())),
+                Wake::WriterIdle => self.appender.pump(Pump::IfIdle),
+                Wake::Received(bytes) => {
+                    let Some(credit) = self.credit_for(bytes, shutdown).await else { return Ok(()) };
+                    self.appender.add_credit(credit);
+                    self.apply(&mut changes).await?;
+                    self.appender.pump(Pump::IfIdle);
+                }
+            }
+        }
+    }
+
+    /// Credit for what was just received; waits, with the socket unread, while the process-wide window is full.
+    async fn credit_for(&mut self, bytes: usize, shutdown: &CancellationToken) -> Option<Credit> {
+        self.status.bytes.fetch_add(bytes as u64, Relaxed);
+        self.status.last_heard.store(Timestamp::now().0, Relaxed);
+        // One message may be larger than the whole window; it was received already, so it takes all there is.
+        let bytes = bytes.min(self.window.limit());
+        if let Some(credit) = self.window.acquire(bytes).now_or_never() {
+            return Some(credit);
+        }
+        // What the window waits for must be on its way to the disk, also a unit that is still open.
+        self.appender.pump(Pump::All);
+        tokio::select! {
+            credit = self.window.acquire(bytes) => Some(credit),
+            () = shutdown.cancelled() => None,
+        }
+    }
+
+    async fn apply(&mut self, changes: &mut Vec<Change>) -> Result<(), SourceError> {
+        let (mut events, mut units) = (0, 0);
+        let mut reached = None;
+        for change in changes.drain(..) {
+            match change {
+                Change::Event { op, relation, body } => {
+                    let table = relation.map(|relation| self.tables.find(relation)).transpose()?;
+                    match &mut self.open {
+                        OpenUnit::Fresh => {
+                            self.appender.append(op, table.map(|t| t.id), &body);
+                            events += 1;
+                        }
+                        OpenUnit::Resent(unit) => unit.event(op, table.map(|t| t.fingerprint), &body),
+                        OpenUnit::None => return Err(outside_unit(op)),
+                    }
+                }
+                Change::Begin(head) => self.begin(head).await?,
+                Change::Commit { end_lsn } => {
+                    match std::mem::replace(&mut self.open, OpenUnit::None) {
+                        OpenUnit::Fresh => {
+                            self.appender.end_unit(end_lsn);
+                            units += 1;
+                        }
+                        OpenUnit::Resent(unit) => {
+                            self.resent.check(unit, end_lsn).await?;
+                            self.status.resent_transactions.fetch_add(1, Relaxed);
+                        }
+                        OpenUnit::None => {}
+                    }
+                    reached = Some(end_lsn);
+                }
+                Change::Schema { relation, schema } => {
+                    let id = self.appender.schema(&schema);
+                    self.tables.learn(relation, Table { id, fingerprint: schema.fingerprint() });
+                }
+                Change::Idle { wal_end, reply_requested } => {
+                    raise(&self.status.source_lsn, wal_end);
+                    if matches!(self.open, OpenUnit::None) {
+                        self.appender.idle(wal_end, reply_requested);
+                        reached = Some(wal_end);
+                    }
+                }
+            }
+        }
+        self.status.events.fetch_add(events, Relaxed);
+        self.status.transactions.fetch_add(units, Relaxed);
+        if let Some(lsn) = reached {
+            raise(&self.status.received_lsn, lsn);
+            raise(&self.status.source_lsn, lsn);
+            // The confirmer looks when it sends; it need not wake for this.
+            self.received.send_if_modified(|received| {
+                *received = lsn.max(*received);
+                false
+            });
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self, head: UnitHead) -> Result<(), SourceError> {
+        self.open = if self.resent.covers(&head) {
+            OpenUnit::Resent(ResentUnit::new(head))
+        } else {
+            self.resent.finish().await?;
+            self.appender.begin_unit(head);
+            self.status.newest_commit_time.fetch_max(head.commit_time.0, Relaxed);
+            OpenUnit::Fresh
+        };
+        Ok(())
+    }
+
+    /// Makes every complete unit durable and lets the confirmer say so. A unit still open is left to the next
+    /// session, to which the source sends it again.
+    async fn close(&mut self) {
+        let durable = async {
+            self.appender.pump(Pump::Complete);
+            self.appender.writer_idle().await;
+        };
+        if tokio::time::timeout(CLOSING_MAX, durable).await.is_err() {
+            tracing::warn!(stream = %self.status.name(), "the log did not become durable in time; the rest will be sent again");
+        }
+        self.closing.cancel();
+        if tokio::time::timeout(CLOSING_MAX, &mut self.confirmer).await.is_err() {
+            tracing::warn!(stream = %self.status.name(), "the server did not take the last confirmation in time");
+        }
+    }
+}
+
+impl Drop for Ingest<'_> {
+    fn drop(&mut self) {
+        self.confirmer.abort();
+    }
+}
+
+/// A table as this session knows it.
+#[derive(Clone, Copy)]
+struct Table {
+    id: SchemaId,
+    fingerprint: Fingerprint,
+}
+
+/// The source's table numbers, valid for this session only.
+#[derive(Default)]
+struct Tables {
+    known: HashMap<u32, Table>,
+    /// Rows come in runs of one table.
+    last: Option<(u32, Table)>,
+}
+
+impl Tables {
+    fn learn(&mut self, relation: u32, table: Table) {
+        self.known.insert(relation, table);
+        self.last = None;
+    }
+
+    #[inline]
+    fn find(&mut self, relation: u32) -> Result<Table, SourceError> {
+        match self.last {
+            Some((last, table)) if last == relation => Ok(table),
+            _ => {
+                let table = *self.known.get(&relation).ok_or(crate::postgres::DecodeError::UnknownRelation(relation))?;
+                self.last = Some((relation, table));
+                Ok(table)
+            }
+        }
+    }
+}
+
+fn raise(cell: &AtomicU64, lsn: Lsn) {
+    cell.fetch_max(lsn.0, Relaxed);
+}
+
+fn outside_unit(op: Op) -> SourceError {
+    crate::postgres::DecodeError::OutsideTransaction(op.name()).into()
+}
+
+fn flatten(ended: Result<Result<(), SourceError>, tokio::task::JoinError>) -> Result<(), SourceError> {
+    ended.unwrap_or_else(|join| Err(SourceError::Feedback(join.to_string())))
+}

@@ -1,0 +1,154 @@
+//! `PostgresSource`: setup, connection, decoder and feedback put together as a [`Source`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dbstreamd_log::Resume;
+use dbstreamd_model::{Lsn, StreamName};
+use tokio::sync::Notify;
+
+use super::decode::Decoder;
+use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, setup};
+use crate::error::SourceError;
+use crate::{Change, Confirmer, Progress, Session, Source, SourceReader};
+
+/// Shortest time between two status updates that nobody asked for: durable positions move thousands of times a
+/// second, and each update wakes the walsender.
+const CONFIRM_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// How many silent thirds of the server's timeout pass before the server is asked to answer.
+const STATUS_PER_TIMEOUT: u32 = 3;
+
+/// A PostgreSQL database read through logical replication.
+pub struct PostgresSource {
+    settings: SourceSettings,
+}
+
+impl PostgresSource {
+    /// A source with these settings; nothing is connected yet.
+    pub fn new(settings: SourceSettings) -> Self {
+        Self { settings }
+    }
+}
+
+#[async_trait]
+impl Source for PostgresSource {
+    fn name(&self) -> &StreamName {
+        &self.settings.name
+    }
+
+    async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError> {
+        let settings = &self.settings;
+        let prepared = setup::prepare(settings).await?;
+        let slot_lsn = prepared.slot_confirmed_flush;
+        // A log that never got anything adopts the slot where it stands.
+        if !resume.confirmed_through.is_zero() && slot_lsn > resume.confirmed_through {
+            return Err(SourceError::Gap { slot: settings.slot.clone(), slot_lsn, log_lsn: resume.confirmed_through });
+        }
+        let mut connection = Connection::connect(&settings.connect, SessionKind::Replication).await?;
+        let identity = connection.identify_system().await?;
+        if identity.flush_lsn < resume.confirmed_through {
+            return Err(SourceError::Behind { server_lsn: identity.flush_lsn, log_lsn: resume.confirmed_through });
+        }
+        let server_timeout = wal_sender_timeout(&mut connection).await?;
+        // 0/0: from the slot's own position, so that what is resent overlaps the log and can be compared.
+        let (wal, feedback) = connection.start_replication(&settings.replication(), Lsn::ZERO).await?;
+        let asked = Arc::new(Notify::new());
+        let status_interval = match server_timeout {
+            None => settings.status_interval,
+            Some(timeout) => settings.status_interval.min(timeout / STATUS_PER_TIMEOUT),
+        };
+        Ok(Session {
+            reader: Box::new(PgReader {
+                wal,
+                frames: Vec::new(),
+                decoder: Decoder::default(),
+                asked: Arc::clone(&asked),
+                silence_max: settings.receive_timeout,
+            }),
+            confirmer: Box::new(PgConfirmer { feedback, asked, status_interval }),
+            resends_from: slot_lsn,
+        })
+    }
+}
+
+/// The server's `wal_sender_timeout`; none when it is switched off.
+async fn wal_sender_timeout(connection: &mut Connection) -> Result<Option<Duration>, PgError> {
+    let rows = connection.simple_query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
+    let millis = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok()).unwrap_or(0);
+    Ok((millis > 0).then(|| Duration::from_millis(millis)))
+}
+
+struct PgReader {
+    wal: WalReader,
+    frames: Vec<WalFrame>,
+    decoder: Decoder,
+    asked: Arc<Notify>,
+    silence_max: Duration,
+}
+
+#[async_trait]
+impl SourceReader for PgReader {
+    async fn read(&mut self, changes: &mut Vec<Change>) -> Result<usize, SourceError> {
+        let before = self.wal.bytes_read_total();
+        match tokio::time::timeout(self.silence_max, self.wal.read(&mut self.frames)).await {
+            Ok(read) => read?,
+            // The confirmer asks for an answer well within this time, so even an idle server has spoken.
+            Err(_) => return Err(SourceError::Silent(self.silence_max)),
+        }
+        for frame in self.frames.drain(..) {
+            match frame {
+                WalFrame::XLogData { wal_start, data, .. } => self.decoder.decode(wal_start, &data, changes)?,
+                WalFrame::Keepalive { wal_end, reply_requested, .. } => {
+                    if reply_requested {
+                        self.asked.notify_one();
+                    }
+                    changes.push(Change::Idle { wal_end, reply_requested });
+                }
+            }
+        }
+        Ok(usize::try_from(self.wal.bytes_read_total() - before).unwrap_or(usize::MAX))
+    }
+}
+
+struct PgConfirmer {
+    feedback: FeedbackWriter,
+    asked: Arc<Notify>,
+    status_interval: Duration,
+}
+
+#[async_trait]
+impl Confirmer for PgConfirmer {
+    async fn run(mut self: Box<Self>, mut progress: Progress) -> Result<(), SourceError> {
+        let mut ask = true;
+        loop {
+            self.send(&progress, ask).await?;
+            tokio::select! {
+                () = tokio::time::sleep(CONFIRM_INTERVAL_MIN) => {}
+                () = progress.closing.cancelled() => break,
+            }
+            ask = tokio::select! {
+                () = progress.closing.cancelled() => break,
+                () = self.asked.notified() => false,
+                moved = progress.durable.changed() => match moved {
+                    Ok(()) => false,
+                    Err(_) => break,
+                },
+                // Nothing happened: let the server show that it is there.
+                () = tokio::time::sleep(self.status_interval.saturating_sub(CONFIRM_INTERVAL_MIN)) => true,
+            };
+        }
+        self.send(&progress, false).await?;
+        Ok(self.feedback.copy_done().await?)
+    }
+}
+
+impl PgConfirmer {
+    /// `write` is what was received; `flush` and `apply` are what is durable here.
+    async fn send(&mut self, progress: &Progress, ask: bool) -> Result<(), PgError> {
+        let durable = *progress.durable.borrow().get();
+        let received = (*progress.received.borrow()).max(durable);
+        self.feedback.status_update(received, durable, durable, ask).await
+    }
+}

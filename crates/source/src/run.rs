@@ -1,0 +1,77 @@
+//! Keeps one stream alive: open, ingest, and after a fault wait and open again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use dbstreamd_log::{Appender, CreditWindow, Log};
+use dbstreamd_model::StreamId;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::SourceError;
+use crate::ingest::Ingest;
+use crate::retry::RetryPolicy;
+use crate::status::{State, StreamStatus};
+use crate::Source;
+
+/// Streams from `source` into `stream` of `log` until `shutdown` fires.
+///
+/// Faults never escape: they are in `status`, with cause and remedy. Returns after everything received and
+/// complete is durable and has been confirmed to the source, or at once when the stream was not running.
+pub async fn run(
+    mut source: Box<dyn Source>,
+    log: Log,
+    stream: StreamId,
+    window: CreditWindow,
+    status: Arc<StreamStatus>,
+    retry: RetryPolicy,
+    shutdown: CancellationToken,
+) {
+    let mut appender = match log.appender(stream) {
+        Ok(appender) => appender,
+        Err(error) => return status.fail(&error.to_string(), false),
+    };
+    let mut failures = 0;
+    status.enter(State::Setup);
+    while !shutdown.is_cancelled() {
+        let error = match session(source.as_mut(), &mut appender, &window, &status, &shutdown).await {
+            Ok(()) => break,
+            Err(error) => error,
+        };
+        if status.lifecycle().state == State::Streaming {
+            failures = 0;
+        }
+        failures += 1;
+        let pause = retry.pause(error.retry(), failures);
+        status.fail(&error.to_string(), pause.is_some());
+        let Some(pause) = pause else {
+            tracing::error!(stream = %status.name(), %error, "stream stopped; it waits for an operator");
+            shutdown.cancelled().await;
+            break;
+        };
+        tracing::warn!(stream = %status.name(), %error, retry_in_ms = pause.as_millis(), "stream interrupted");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = shutdown.cancelled() => break,
+        }
+    }
+}
+
+/// One session from open to end. `Ok` means that it was asked to stop and did.
+async fn session(
+    source: &mut dyn Source,
+    appender: &mut Appender,
+    window: &CreditWindow,
+    status: &StreamStatus,
+    shutdown: &CancellationToken,
+) -> Result<(), SourceError> {
+    // What an earlier session left behind invisibly is gone, durably, before anything is read.
+    let resume = appender.begin_session().await?;
+    let session = tokio::select! {
+        session = source.open(&resume) => session?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    status.sessions.fetch_add(1, Relaxed);
+    status.enter(State::Streaming);
+    tracing::info!(stream = %status.name(), confirmed_through = %resume.confirmed_through, next_offset = %resume.next_offset, "streaming");
+    Ingest::new(session, resume, appender, window, status).run(shutdown).await
+}

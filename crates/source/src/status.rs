@@ -1,0 +1,150 @@
+//! What is known of a running stream: its lifecycle and its counters. Written by the ingest loop, read by anyone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use dbstreamd_model::{Lsn, StreamName, Timestamp};
+use tokio::sync::watch;
+
+/// Where a stream is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum State {
+    /// The process is starting.
+    Init,
+    /// Connecting; checking and creating what streaming needs at the source.
+    Setup,
+    /// Changes flow.
+    Streaming,
+    /// Stopped with a reason, or between two attempts.
+    Failed,
+}
+
+impl State {
+    /// Upper-case name, as in health answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Init => "INIT",
+            Self::Setup => "SETUP",
+            Self::Streaming => "STREAMING",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// A stream's state and, when it failed, why.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    /// The state.
+    pub state: State,
+    /// Cause and remedy in one line; only while [`State::Failed`].
+    pub error: Option<Arc<str>>,
+    /// Since when.
+    pub since: Timestamp,
+    /// Whether another attempt will be made without anybody's help.
+    pub retrying: bool,
+}
+
+/// One stream's lifecycle and counters.
+#[derive(Debug)]
+pub struct StreamStatus {
+    name: StreamName,
+    lifecycle: watch::Sender<Lifecycle>,
+    pub(crate) received_lsn: AtomicU64,
+    pub(crate) source_lsn: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) events: AtomicU64,
+    pub(crate) transactions: AtomicU64,
+    pub(crate) resent_transactions: AtomicU64,
+    pub(crate) sessions: AtomicU64,
+    pub(crate) last_heard: AtomicI64,
+    pub(crate) newest_commit_time: AtomicI64,
+}
+
+impl StreamStatus {
+    /// A stream that has not started.
+    pub fn new(name: StreamName) -> Arc<Self> {
+        let init = Lifecycle { state: State::Init, error: None, since: Timestamp::now(), retrying: false };
+        Arc::new(Self {
+            name,
+            lifecycle: watch::Sender::new(init),
+            received_lsn: AtomicU64::new(0),
+            source_lsn: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            events: AtomicU64::new(0),
+            transactions: AtomicU64::new(0),
+            resent_transactions: AtomicU64::new(0),
+            sessions: AtomicU64::new(0),
+            last_heard: AtomicI64::new(0),
+            newest_commit_time: AtomicI64::new(0),
+        })
+    }
+
+    pub(crate) fn enter(&self, state: State) {
+        self.lifecycle.send_replace(Lifecycle { state, error: None, since: Timestamp::now(), retrying: false });
+    }
+
+    pub(crate) fn fail(&self, error: &str, retrying: bool) {
+        let error = Some(Arc::from(error));
+        self.lifecycle.send_replace(Lifecycle { state: State::Failed, error, since: Timestamp::now(), retrying });
+    }
+
+    /// The stream's name.
+    pub fn name(&self) -> &StreamName {
+        &self.name
+    }
+
+    /// The state now.
+    pub fn lifecycle(&self) -> Lifecycle {
+        self.lifecycle.borrow().clone()
+    }
+
+    /// To be told of every change of state.
+    pub fn watch(&self) -> watch::Receiver<Lifecycle> {
+        self.lifecycle.subscribe()
+    }
+
+    /// End of the newest unit or idle position received.
+    pub fn received_lsn(&self) -> Lsn {
+        Lsn(self.received_lsn.load(Relaxed))
+    }
+
+    /// The source's position as it last told us.
+    pub fn source_lsn(&self) -> Lsn {
+        Lsn(self.source_lsn.load(Relaxed))
+    }
+
+    /// Bytes received since the process started.
+    pub fn bytes_received(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Events received since the process started, resent ones not counted.
+    pub fn events_received(&self) -> u64 {
+        self.events.load(Relaxed)
+    }
+
+    /// Units received since the process started, resent ones not counted.
+    pub fn transactions_received(&self) -> u64 {
+        self.transactions.load(Relaxed)
+    }
+
+    /// Units that the source sent again and that matched the log.
+    pub fn resent_transactions(&self) -> u64 {
+        self.resent_transactions.load(Relaxed)
+    }
+
+    /// How often the stream was opened again after its first session.
+    pub fn reconnects(&self) -> u64 {
+        self.sessions.load(Relaxed).saturating_sub(1)
+    }
+
+    /// When bytes last came; `Timestamp(0)` for never.
+    pub fn last_heard(&self) -> Timestamp {
+        Timestamp(self.last_heard.load(Relaxed))
+    }
+
+    /// Commit time of the newest transaction received; `Timestamp(0)` for none.
+    pub fn newest_received_commit_time(&self) -> Timestamp {
+        Timestamp(self.newest_commit_time.load(Relaxed))
+    }
+}
