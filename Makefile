@@ -1,0 +1,40 @@
+# Everything builds with one profile into one folder outside the checkout: RocksDB compiles once (minutes),
+# and what is tested is what is shipped. Override with CARGO_TARGET_DIR=...
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/dbstreamd/target
+# The Python that scripts/setup.sh prepares, for the tests' foreign client.
+export DBSTREAMD_PYTHON ?= $(HOME)/.cache/dbstreamd/python/bin/python
+
+# For example: make demo ARGS="--seconds 60 --rate 500"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test lint bench
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (Debian packages, a Python environment); others do this by themselves
+	@scripts/setup.sh test
+
+build: ## Build the dbstreamd program
+	@scripts/setup.sh
+	cargo build --release -p dbstreamd
+	@echo "built $(CARGO_TARGET_DIR)/release/dbstreamd"
+
+demo: ## See it work: a throwaway PostgreSQL, live traffic, the changes (options: ARGS="--seconds 60")
+	@scripts/setup.sh
+	cargo build --release -p dbstreamd
+	@"$(CARGO_TARGET_DIR)/release/dbstreamd" demo $(ARGS)
+
+test: ## Run every test against a real PostgreSQL
+	@scripts/setup.sh test
+	@scripts/test.sh $(ARGS)
+
+lint: ## Check formatting and lints, as CI does
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+bench: ## Drain the same WAL with pg_recvlogical and with dbstreamd, and write the table
+	@scripts/setup.sh
+	cargo build --release -p dbstreamd -p dbstreamd-lab
+	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" $(ARGS)
