@@ -37,4 +37,4 @@ lint: ## Check formatting and lints, as CI does
 bench: ## Drain the same WAL with pg_recvlogical and with dbstreamd, and write the table
 	@scripts/setup.sh
 	cargo build --release -p dbstreamd -p dbstreamd-lab
-	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" $(ARGS)
+	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" drain --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results lab/results $(ARGS)

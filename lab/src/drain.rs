@@ -68,7 +68,7 @@ fn with_slot(
 ) -> Result<Run, LabError> {
     let slot = "lab_run";
     workload.copy_slot(cluster, slot)?;
-    let postmaster = cluster.server_pid()?;
+    let postmaster = cluster.server_pid().ok_or_else(|| LabError::Failed("the server is gone".into()))?;
     // Children that ended are in the postmaster's own account.
     let before = procfs::cpu_seconds(postmaster)?;
     let run = drain(slot)?;
@@ -162,7 +162,13 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(cluster: &Cluster, workload: &Workload, slot: &str, binary: &Path, folder: &Path) -> Result<Self, LabError> {
+    fn start(
+        cluster: &Cluster,
+        workload: &Workload,
+        slot: &str,
+        binary: &Path,
+        folder: &Path,
+    ) -> Result<Self, LabError> {
         let (grpc, http) = (free_address()?, free_address()?);
         let config = folder.join("dbstreamd.toml");
         let text = format!(
@@ -196,9 +202,10 @@ impl Daemon {
     fn wait(&self, what: &str, reached: impl Fn(&Value) -> bool) -> Result<(), LabError> {
         let started = Instant::now();
         while started.elapsed() < PATIENCE {
-            let answer: Value = get(&self.http, "/v1/streams").and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default();
-            let stream = &answer["streams"][0];
-            if stream["state"] == "FAILED" {
+            let answer: Value =
+                get(&self.http, "/v1/streams").and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default();
+            let stream = answer.pointer("/streams/0").unwrap_or(&Value::Null);
+            if stream.get("state").is_some_and(|state| state == "FAILED") {
                 return Err(LabError::Failed(format!("dbstreamd: {}", stream["error"])));
             }
             if reached(stream) {

@@ -36,7 +36,8 @@ pub(crate) fn rss(pid: u32) -> Result<u64, LabError> {
 fn status_bytes(pid: u32, key: &str) -> Result<u64, LabError> {
     let path = format!("/proc/{pid}/status");
     let status = std::fs::read_to_string(&path).map_err(io(path.clone()))?;
-    let kilobytes = status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    let kilobytes =
+        status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kilobytes.map(|kb| kb * 1024).ok_or_else(|| LabError::Failed(format!("{path} has no {key}")))
 }
 

@@ -20,7 +20,8 @@ pub(crate) struct Workload {
 const ROWS_PER_TRANSACTION: u64 = 100;
 
 /// Rows of about 184 bytes of pgoutput: five columns, as in a small orders table.
-const TABLE: &str = "CREATE TABLE load (id bigint PRIMARY KEY, customer int, state text, note text, amount numeric(12,2))";
+const TABLE: &str =
+    "CREATE TABLE load (id bigint PRIMARY KEY, customer int, state text, note text, amount numeric(12,2))";
 const ROW: &str = "g, (g % 100000)::int, (ARRAY['new','paid','sent','done'])[1 + g % 4], md5(g::text) || '-' || md5((g + 1)::text) || '-' || md5((g * 7)::text), (g % 1000000)::numeric / 100";
 
 impl Workload {
@@ -35,7 +36,12 @@ impl Workload {
         Self::create(cluster, "t1", transactions, 1)
     }
 
-    fn create(cluster: &Cluster, name: &'static str, transactions: u64, per_transaction: u64) -> Result<Self, LabError> {
+    fn create(
+        cluster: &Cluster,
+        name: &'static str,
+        transactions: u64,
+        per_transaction: u64,
+    ) -> Result<Self, LabError> {
         let (origin, publication) = (format!("origin_{name}"), format!("lab_{name}"));
         cluster.create_database(name)?;
         cluster.psql(name, &format!("{TABLE}; CREATE PUBLICATION {publication} FOR TABLE load"))?;

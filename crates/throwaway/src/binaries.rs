@@ -50,6 +50,19 @@ impl Binaries {
     }
 }
 
+/// The path of one of PostgreSQL's other programs, such as `pg_recvlogical`, of the installation that clusters use.
+///
+/// # Errors
+/// When there is no installation, or it lacks that program.
+pub fn binary(name: &str) -> Result<PathBuf, ThrowawayError> {
+    let found = Binaries::find(None)?;
+    let program = found.postgres.with_file_name(name);
+    if program.is_file() {
+        return Ok(program);
+    }
+    Err(ThrowawayError::NotInstalled { looked_in: program.display().to_string() })
+}
+
 /// Debian's folders, newest major version first.
 fn debian_folders() -> Vec<PathBuf> {
     let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir(DEBIAN)

@@ -17,6 +17,7 @@ mod error;
 mod tls;
 mod warden;
 
+pub use binaries::binary;
 pub use builder::Builder;
 pub use cluster::{Cluster, ShutdownMode};
 pub use error::ThrowawayError;
