@@ -1,1 +1,17 @@
-//! Placeholder.
+//! dbstreamd: PostgreSQL's changes in, a durable, replayable stream out.
+//!
+//! This crate is the outermost layer: configuration, wiring, gRPC, HTTP and the command line. Start reading at
+//! [`serve`]; how a change travels below is in ARCHITECTURE.md.
+
+pub mod config;
+mod consumers;
+mod directory;
+mod filter;
+mod grpc;
+mod http;
+pub mod json;
+mod position;
+mod process;
+pub mod proto;
+pub mod serve;
+pub mod telemetry;

@@ -1,0 +1,276 @@
+//! Configuration: `dbstreamd.toml`, laid over by `DBSTREAMD_…` variables, laid over by the command line.
+//!
+//! [`Config::load`] either returns something every part of which is checked, or one error that names the place, the
+//! key and what is expected. What each setting means is said in docs/operations.md.
+
+mod document;
+mod error;
+mod settings;
+mod sources;
+mod units;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use dbstreamd_log::{LogOptions, Retention};
+use dbstreamd_source::postgres::SourceSettings;
+use serde::Deserialize;
+
+pub use document::Format;
+use document::{Document, Period, Size};
+pub use error::ConfigError;
+use settings::{OTHER_VARIABLES, SETTINGS, value, variable};
+
+/// Where a daemon listens unless told otherwise.
+const GRPC_LISTEN: &str = "127.0.0.1:7400";
+const HTTP_LISTEN: &str = "127.0.0.1:7401";
+
+/// Received bytes that may wait for the disk, in the whole process.
+const CREDIT_WINDOW_BYTES: u64 = 512 * 1024 * 1024;
+
+/// A configuration file is read up to this size.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The gRPC server.
+    pub grpc: GrpcConfig,
+    /// The HTTP server.
+    pub http: HttpConfig,
+    /// Received bytes that may wait for the disk.
+    pub credit_window_bytes: usize,
+    /// The log, with its directory.
+    pub log: LogOptions,
+    /// Log lines of the daemon itself.
+    pub logging: LoggingConfig,
+    /// The databases to stream from.
+    pub sources: Vec<SourceSettings>,
+    /// What an operator should know about the configuration although it can be used.
+    pub warnings: Vec<String>,
+}
+
+/// The gRPC server's settings.
+#[derive(Clone, Debug)]
+pub struct GrpcConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// Subscriptions at a time.
+    pub subscribers_max: usize,
+}
+
+/// The HTTP server's settings.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Host names, besides loopback ones and the address itself, under which it may be asked.
+    pub allowed_hosts: Vec<String>,
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// Readers of server-sent events at a time.
+    pub event_streams_max: usize,
+}
+
+/// Log lines of the daemon itself.
+#[derive(Clone, Debug, Default)]
+pub struct LoggingConfig {
+    /// Which lines: `tracing-subscriber`'s filter syntax. None: the default.
+    pub filter: Option<String>,
+    /// How they look.
+    pub format: Format,
+}
+
+/// What the command line says.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--source`, repeated.
+    pub sources: Vec<String>,
+    /// `--data-dir`.
+    pub data_dir: Option<PathBuf>,
+    /// `--grpc`.
+    pub grpc: Option<String>,
+    /// `--http`.
+    pub http: Option<String>,
+}
+
+impl Config {
+    /// Reads the file (if one is given), the environment and the command line.
+    ///
+    /// # Errors
+    /// With the place, the key and what is expected there.
+    pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Self::load_with(path, &overrides, &environment.collect())
+    }
+
+    /// As [`load`](Self::load), with another environment.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(
+        path: Option<&Path>,
+        overrides: &Overrides,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
+        let mut table = path.map_or_else(|| Ok(toml::Table::new()), read)?;
+        for (setting, kind) in SETTINGS {
+            let name = variable(setting);
+            let Some(text) = environment.get(&name).filter(|text| !text.is_empty()) else { continue };
+            let problem = |problem: String| ConfigError::Variable { variable: name.clone(), problem: error::redact(&problem) };
+            let value = value(*kind, text).map_err(problem)?;
+            let mut alone = toml::Table::new();
+            put(&mut alone, setting, value.clone());
+            Document::deserialize(alone).map_err(|error| problem(error.message().to_owned()))?;
+            put(&mut table, setting, value);
+        }
+        let arguments = [
+            ("data_dir", overrides.data_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned())),
+            ("grpc.listen", overrides.grpc.clone()),
+            ("http.listen", overrides.http.clone()),
+        ];
+        for (setting, text) in arguments {
+            if let Some(text) = text {
+                put(&mut table, setting, toml::Value::String(text));
+            }
+        }
+        let gathered = sources::gather(&table, overrides, environment, path)?;
+        table.remove("source");
+        // Each part was checked where it came from.
+        let document = Document::deserialize(table)
+            .map_err(|error| ConfigError::Argument { argument: "configuration", problem: error.message().to_owned() })?;
+        let mut config = build(document, overrides, environment)?;
+        config.sources = gathered;
+        config.warnings = warnings(&config, environment);
+        Ok(config)
+    }
+
+    /// Fails when there is nothing to stream from.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoSource`].
+    pub fn with_source(self) -> Result<Self, ConfigError> {
+        if self.sources.is_empty() { Err(ConfigError::NoSource) } else { Ok(self) }
+    }
+}
+
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+    let length = std::fs::metadata(path).map_err(unreadable)?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(unreadable(std::io::Error::other(format!("its {length} bytes are more than the {FILE_BYTES_MAX} allowed"))));
+    }
+    let text = std::fs::read_to_string(path).map_err(unreadable)?;
+    let refused = |error: toml::de::Error| ConfigError::in_file(path, &text, &error);
+    toml::from_str::<Document>(&text).map_err(refused)?;
+    let table = toml::from_str::<toml::Table>(&text).map_err(refused)?;
+    sources::no_name_twice(&table, path, &text)?;
+    Ok(table)
+}
+
+/// Sets a dotted path.
+fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
+    match path.split_once('.') {
+        None => {
+            table.insert(path.to_owned(), value);
+        }
+        Some((section, key)) => {
+            let section = table.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let toml::Value::Table(section) = section {
+                section.insert(key.to_owned(), value);
+            }
+        }
+    }
+}
+
+fn build(document: Document, overrides: &Overrides, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    let Document { data_dir, grpc, http, memory, log, retention, logging, source: _ } = document;
+    let bytes = |size: Option<Size>, default: usize| size.map_or(default, |Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let defaults = LogOptions::with_dir(data_dir.unwrap_or_else(|| "dbstreamd-data".to_owned()));
+    let default_retention = Retention::default();
+    let log = LogOptions {
+        group_commit_bytes_max: bytes(log.group_commit_bytes, defaults.group_commit_bytes_max),
+        group_commit_delay_max: log.group_commit_delay.map_or(defaults.group_commit_delay_max, |Period(delay)| delay),
+        chunk_bytes_max: bytes(log.chunk_bytes, defaults.chunk_bytes_max),
+        memtable_budget_bytes: bytes(memory.memtables, defaults.memtable_budget_bytes),
+        block_cache_bytes: bytes(memory.block_cache, defaults.block_cache_bytes),
+        tail_ring_bytes: bytes(memory.tail, defaults.tail_ring_bytes),
+        partition_bytes_max: log.partition_bytes.map_or(defaults.partition_bytes_max, |Size(bytes)| bytes),
+        partition_age_max: log.partition_age.map_or(defaults.partition_age_max, |Period(age)| age),
+        retention: Retention {
+            age: retention.age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age)),
+            bytes: retention.bytes.map_or(default_retention.bytes, |limit| limit.0.map(|Size(bytes)| bytes)),
+        },
+        ..defaults
+    };
+    let where_from = |overridden: bool, argument: &'static str, setting: &'static str| {
+        if overridden {
+            Origin::Argument(argument)
+        } else if environment.contains_key(&variable(setting)) {
+            Origin::Variable(variable(setting))
+        } else {
+            Origin::Setting(setting)
+        }
+    };
+    Ok(Config {
+        grpc: GrpcConfig {
+            listen: address(grpc.listen, GRPC_LISTEN, where_from(overrides.grpc.is_some(), "--grpc", "grpc.listen"))?,
+            connections_max: grpc.max_connections.map_or(10_000, |count| count.0),
+            subscribers_max: grpc.max_subscribers.map_or(10_000, |count| count.0),
+        },
+        http: HttpConfig {
+            listen: address(http.listen, HTTP_LISTEN, where_from(overrides.http.is_some(), "--http", "http.listen"))?,
+            allowed_hosts: http.allowed_hosts.unwrap_or_default(),
+            connections_max: http.max_connections.map_or(1_000, |count| count.0),
+            event_streams_max: http.max_event_streams.map_or(100, |count| count.0),
+        },
+        credit_window_bytes: usize::try_from(memory.credit_window.map_or(CREDIT_WINDOW_BYTES, |size| size.0)).unwrap_or(usize::MAX),
+        log,
+        logging: LoggingConfig { filter: logging.filter, format: logging.format.unwrap_or_default() },
+        sources: Vec::new(),
+        warnings: Vec::new(),
+    })
+}
+
+/// Where a value came from, to be named in its error.
+enum Origin {
+    Argument(&'static str),
+    Variable(String),
+    Setting(&'static str),
+}
+
+fn address(text: Option<String>, default: &str, origin: Origin) -> Result<SocketAddr, ConfigError> {
+    let text = text.as_deref().unwrap_or(default);
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
+        let problem = format!("{text:?} is not an address to listen on: expected IP:PORT, such as {default} or 0.0.0.0:7400");
+        match origin {
+            Origin::Argument(argument) => ConfigError::Argument { argument, problem },
+            Origin::Variable(variable) => ConfigError::Variable { variable, problem },
+            Origin::Setting(argument) => ConfigError::Argument { argument, problem },
+        }
+    })
+}
+
+fn warnings(config: &Config, environment: &BTreeMap<String, String>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (what, listen) in [("grpc.listen", config.grpc.listen), ("http.listen", config.http.listen)] {
+        if !listen.ip().is_loopback() {
+            warnings.push(format!("{what} = {listen} is open to other machines, and there is no authentication yet: whoever reaches it can read every change; put a firewall or a proxy in front"));
+        }
+    }
+    let settings: Vec<String> = SETTINGS.iter().map(|(path, _)| variable(path)).collect();
+    for name in environment.keys().filter(|name| name.starts_with("DBSTREAMD_")) {
+        let known = settings.contains(name) || OTHER_VARIABLES.contains(&name.as_str()) || sources::is_variable(name);
+        if !known {
+            warnings.push(format!("environment variable {name} is no setting of dbstreamd and was ignored: see docs/operations.md for the names"));
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests;

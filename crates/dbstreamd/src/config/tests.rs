@@ -1,0 +1,124 @@
+//! Precedence, places of errors, and secrets.
+
+use super::*;
+
+fn environment(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn load(file: &str, variables: &[(&str, &str)], overrides: &Overrides) -> Result<Config, ConfigError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dbstreamd.toml");
+    std::fs::write(&path, file).unwrap();
+    Config::load_with(Some(&path), overrides, &environment(variables))
+}
+
+fn refused(file: &str, variables: &[(&str, &str)]) -> String {
+    let error = load(file, variables, &Overrides::default()).unwrap_err().to_string();
+    assert!(!error.contains('\n'), "more than one line: {error}");
+    assert!(!error.contains("s3cret"), "a secret in {error}");
+    error
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    let file = "data_dir = \"/file\"\n[grpc]\nlisten = \"127.0.0.1:1\"\nmax_subscribers = 7\n[retention]\nage = \"3d\"\nbytes = \"none\"\n";
+    let variables = [("DBSTREAMD_GRPC_LISTEN", "127.0.0.1:2"), ("DBSTREAMD_DATA_DIR", "/env"), ("DBSTREAMD_LOG_GROUP_COMMIT_DELAY", "1ms")];
+    let overrides = Overrides { grpc: Some("127.0.0.1:3".into()), ..Overrides::default() };
+    let config = load(file, &variables, &overrides).unwrap();
+    assert_eq!(config.grpc.listen.port(), 3);
+    assert_eq!(config.http.listen.to_string(), HTTP_LISTEN);
+    assert_eq!(config.log.dir, Path::new("/env"));
+    assert_eq!(config.grpc.subscribers_max, 7);
+    assert_eq!(config.log.retention.age, Some(std::time::Duration::from_secs(3 * 86_400)));
+    assert_eq!(config.log.retention.bytes, None);
+    assert_eq!(config.log.group_commit_delay_max, std::time::Duration::from_millis(1));
+    assert_eq!(config.credit_window_bytes, 512 << 20);
+}
+
+#[test]
+fn an_error_in_the_file_names_file_line_key_and_what_is_expected() {
+    let unknown = refused("data_dir = \"x\"\n\n[grpc]\nlissten = \"a\"\n", &[]);
+    assert!(unknown.contains("dbstreamd.toml:4: ") && unknown.contains("lissten") && unknown.contains("listen"), "{unknown}");
+    let wrong = refused("[memory]\ncredit_window = true\n", &[]);
+    assert!(wrong.contains("dbstreamd.toml:2: memory.credit_window: ") && wrong.contains("512MiB"), "{wrong}");
+    let count = refused("[http]\nmax_connections = 0\n", &[]);
+    assert!(count.contains("at least 1"), "{count}");
+    let broken = refused("[[source]\n", &[]);
+    assert!(broken.contains("dbstreamd.toml:1"), "{broken}");
+    let twice = refused("[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\n[[source]]\nname = \"a\"\nurl = \"postgres://u@h/b\"\n", &[]);
+    assert!(twice.contains("dbstreamd.toml:5: ") && twice.contains("\"a\""), "{twice}");
+    let leaky = refused("[[source]]\ntables = \"postgres://u:s3cret@h/a\"\n", &[]);
+    assert!(leaky.contains("source.tables"), "{leaky}");
+    let nameless = refused("[[source]]\nname = \"x\"\n", &[]);
+    assert!(nameless.contains("url"), "{nameless}");
+}
+
+#[test]
+fn an_error_in_the_environment_names_the_variable() {
+    let error = refused("", &[("DBSTREAMD_RETENTION_BYTES", "lots")]);
+    assert!(error.contains("DBSTREAMD_RETENTION_BYTES") && error.contains("50GiB") || error.contains("size"), "{error}");
+    let error = refused("", &[("DBSTREAMD_SOURCE_URL", "postgres://u@h/a"), ("DBSTREAMD_SOURCE_BINARY", "perhaps")]);
+    assert!(error.contains("DBSTREAMD_SOURCE_BINARY") && error.contains("true"), "{error}");
+    let error = refused("", &[("DBSTREAMD_GRPC_LISTEN", "nowhere")]);
+    assert!(error.contains("DBSTREAMD_GRPC_LISTEN") && error.contains("IP:PORT"), "{error}");
+}
+
+#[test]
+fn sources_come_from_all_three_and_are_named_after_their_database() {
+    let file = "[[source]]\nname = \"eu-1\"\nurl = \"postgres://u@h/shop\"\n";
+    let variables = [
+        ("DBSTREAMD_SOURCE__EU_1__SLOT", "mine"),
+        ("DBSTREAMD_SOURCE__BOOKS__URL", "postgres://u@h/books"),
+        ("DBSTREAMD_SOURCE_TABLES", "public.*, shop.orders"),
+        ("DBSTREAMD_SOURCE_URL", "postgres://u@h/not_used"),
+        ("DBSTREAMD_TYPO", "1"),
+    ];
+    let overrides = Overrides {
+        sources: vec!["postgres://u:s3cret@h/shop".into(), "postgres://u@other/shop".into(), "postgres://u@h/Ä b".into()],
+        ..Overrides::default()
+    };
+    let config = load(file, &variables, &overrides).unwrap();
+    let names: Vec<_> = config.sources.iter().map(|source| source.name.as_str()).collect();
+    assert_eq!(names, ["eu-1", "books", "shop", "shop-2", "b"]);
+    assert_eq!(config.sources[0].slot, "mine");
+    assert_eq!(config.sources[0].publication, "dbstreamd_eu_1");
+    assert_eq!(config.sources[2].tables.len(), 2);
+    assert_eq!(config.sources[3].slot, "dbstreamd_shop_2");
+    assert!(!format!("{config:?}").contains("s3cret"));
+    assert!(config.warnings.iter().any(|warning| warning.contains("DBSTREAMD_TYPO")));
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+}
+
+#[test]
+fn a_password_comes_from_a_file_or_a_variable_and_is_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("pw"), "s3cret\n").unwrap();
+    let path = dir.path().join("dbstreamd.toml");
+    std::fs::write(&path, "[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\npassword_file = \"pw\"\n[[source]]\nname = \"b\"\nurl = \"postgres://u@h/b\"\npassword_env = \"B_PW\"\n").unwrap();
+    let config = Config::load_with(Some(&path), &Overrides::default(), &environment(&[("B_PW", "s3cret")])).unwrap();
+    for source in &config.sources {
+        assert_eq!(source.connect.password.as_ref().unwrap().reveal(), "s3cret");
+    }
+    assert!(!format!("{config:?}").contains("s3cret"));
+    let error = Config::load_with(Some(&path), &Overrides::default(), &environment(&[])).unwrap_err().to_string();
+    assert!(error.contains("B_PW"), "{error}");
+}
+
+#[test]
+fn an_open_port_is_warned_about() {
+    let config = load("[grpc]\nlisten = \"0.0.0.0:7400\"\n", &[], &Overrides::default()).unwrap();
+    assert!(config.warnings[0].contains("grpc.listen"));
+    assert!(matches!(config.with_source(), Err(ConfigError::NoSource)));
+}
+
+#[test]
+fn every_setting_is_in_the_operations_guide() {
+    let guide = include_str!("../../../../docs/operations.md");
+    for (path, _) in SETTINGS {
+        assert!(guide.contains(&format!("`{path}`")) && guide.contains(&format!("`{}`", variable(path))), "{path} is not documented");
+    }
+    for (key, _) in settings::SOURCE_SETTINGS {
+        assert!(guide.contains(&format!("`{key}`")), "source.{key} is not documented");
+    }
+}

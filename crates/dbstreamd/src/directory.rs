@@ -1,0 +1,225 @@
+//! The daemon's streams as anyone asks for them: gRPC, HTTP and metrics all read these snapshots.
+//!
+//! A stream is here when a source is configured for it or when the log holds one from earlier; the latter can
+//! still be read. Knows neither wire format.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dbstreamd_log::{Log, LogError, Watermarks};
+use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
+use dbstreamd_source::{Lifecycle, State, StreamStatus};
+
+use crate::consumers::Registry;
+
+/// Shown for a stream that the log has and the configuration has not.
+const UNCONFIGURED: &str = "no source is configured for this stream; what its log holds can still be read";
+
+/// A stream of this daemon.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) id: StreamId,
+    pub(crate) name: StreamName,
+    /// None when no source is configured.
+    pub(crate) running: Option<RunningSource>,
+}
+
+/// What a configured source adds.
+#[derive(Clone, Debug)]
+pub(crate) struct RunningSource {
+    pub(crate) status: Arc<StreamStatus>,
+    pub(crate) slot: String,
+    pub(crate) publication: String,
+}
+
+/// All that is known of a stream at one moment.
+#[derive(Debug)]
+pub(crate) struct StreamSnapshot {
+    pub(crate) name: StreamName,
+    /// None when no source is configured.
+    pub(crate) lifecycle: Option<Lifecycle>,
+    pub(crate) watermarks: Watermarks,
+    pub(crate) received_lsn: Lsn,
+    pub(crate) source_lsn: Lsn,
+    pub(crate) newest_received_commit_time: Timestamp,
+    pub(crate) last_heard: Timestamp,
+    pub(crate) bytes_received: u64,
+    pub(crate) events_received: u64,
+    pub(crate) transactions_received: u64,
+    pub(crate) reconnects: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) slot: String,
+    pub(crate) publication: String,
+}
+
+impl StreamSnapshot {
+    /// State in upper case.
+    pub(crate) fn state_name(&self) -> &'static str {
+        self.lifecycle.as_ref().map_or("UNCONFIGURED", |lifecycle| lifecycle.state.name())
+    }
+
+    /// Why the stream does not stream; empty when it does.
+    pub(crate) fn error(&self) -> &str {
+        match &self.lifecycle {
+            None => UNCONFIGURED,
+            Some(lifecycle) => lifecycle.error.as_deref().unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn failed(&self) -> bool {
+        self.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.state == State::Failed)
+    }
+
+    /// The lowest offset that can still be read.
+    pub(crate) fn first_offset(&self) -> Offset {
+        self.watermarks.trim_point.next()
+    }
+
+    /// Bytes of the source's WAL that are not yet durable here.
+    pub(crate) fn lag_bytes(&self) -> u64 {
+        self.source_lsn.bytes_since(self.watermarks.confirmed_through)
+    }
+
+    /// How old the newest received commit is while we are behind; zero once all that the source has told of is
+    /// visible. (A full credit window stops receiving, so a slow disk shows here too.)
+    pub(crate) fn lag_seconds(&self) -> f64 {
+        let all_visible = self.newest_received_commit_time <= self.watermarks.visible_commit_time;
+        if self.newest_received_commit_time.0 == 0 || (all_visible && self.received_lsn >= self.source_lsn) {
+            return 0.0;
+        }
+        Timestamp::now().seconds_since(self.newest_received_commit_time).max(0.0)
+    }
+}
+
+/// A named consumer at one moment.
+#[derive(Debug)]
+pub(crate) struct ConsumerSnapshot {
+    pub(crate) stream: StreamName,
+    pub(crate) name: ConsumerName,
+    pub(crate) committed: Offset,
+    /// `Timestamp(0)` when it never committed.
+    pub(crate) committed_at: Timestamp,
+    pub(crate) lag_events: u64,
+    pub(crate) lag_bytes: u64,
+    pub(crate) connected: bool,
+}
+
+/// There is no such stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum UnknownStream {
+    #[error("there is no stream {name:?}; this daemon has: {known}")]
+    Named { name: String, known: String },
+    #[error("this daemon has several streams, name one: {0}")]
+    Ambiguous(String),
+    #[error("this daemon has no streams yet: start it with --source or a [[source]] in its configuration")]
+    None,
+}
+
+/// The streams of one daemon. Fixed after the start.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    log: Log,
+    entries: Vec<Entry>,
+    pub(crate) registry: Arc<Registry>,
+}
+
+impl Directory {
+    /// Of the configured streams, and whatever else the log holds.
+    pub(crate) fn new(log: Log, mut entries: Vec<Entry>) -> Self {
+        for (id, name) in log.streams() {
+            if entries.iter().all(|entry| entry.id != id) {
+                entries.push(Entry { id, name, running: None });
+            }
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { log, entries, registry: Arc::default() }
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The stream of this name; the only one when the name is empty.
+    pub(crate) fn find(&self, name: &str) -> Result<&Entry, UnknownStream> {
+        let known = || self.entries.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>().join(", ");
+        match self.entries.as_slice() {
+            [] => Err(UnknownStream::None),
+            [only] if name.is_empty() => Ok(only),
+            _ if name.is_empty() => Err(UnknownStream::Ambiguous(known())),
+            entries => entries.iter().find(|entry| entry.name.as_str() == name).ok_or_else(|| UnknownStream::Named {
+                name: name.chars().take(80).collect(),
+                known: known(),
+            }),
+        }
+    }
+
+    pub(crate) fn snapshot(&self, entry: &Entry) -> Result<StreamSnapshot, LogError> {
+        let watermarks = self.log.watermarks(entry.id)?;
+        let status = entry.running.as_ref().map(|running| running.status.as_ref());
+        let lsn = |of: fn(&StreamStatus) -> Lsn| status.map_or(Lsn::ZERO, of);
+        let count = |of: fn(&StreamStatus) -> u64| status.map_or(0, of);
+        Ok(StreamSnapshot {
+            name: entry.name.clone(),
+            lifecycle: status.map(StreamStatus::lifecycle),
+            watermarks,
+            received_lsn: lsn(StreamStatus::received_lsn),
+            source_lsn: lsn(StreamStatus::source_lsn),
+            newest_received_commit_time: status.map_or(Timestamp(0), StreamStatus::newest_received_commit_time),
+            last_heard: status.map_or(Timestamp(0), StreamStatus::last_heard),
+            bytes_received: count(StreamStatus::bytes_received),
+            events_received: count(StreamStatus::events_received),
+            transactions_received: count(StreamStatus::transactions_received),
+            reconnects: count(StreamStatus::reconnects),
+            log_bytes: self.log.stream_bytes(entry.id),
+            slot: entry.running.as_ref().map(|running| running.slot.clone()).unwrap_or_default(),
+            publication: entry.running.as_ref().map(|running| running.publication.clone()).unwrap_or_default(),
+        })
+    }
+
+    pub(crate) fn snapshots(&self) -> Result<Vec<StreamSnapshot>, LogError> {
+        self.entries.iter().map(|entry| self.snapshot(entry)).collect()
+    }
+
+    /// Consumers of one stream or of all: those with a committed offset and those connected without one yet.
+    pub(crate) fn consumers(&self, of: Option<StreamId>) -> Result<Vec<ConsumerSnapshot>, LogError> {
+        let mut all: BTreeMap<(StreamName, ConsumerName), ConsumerSnapshot> = BTreeMap::new();
+        let connected = self.registry.connected();
+        let named = |id| self.entries.iter().find(|entry| entry.id == id).map(|entry| &entry.name);
+        for record in self.log.consumers(of) {
+            let Some(stream) = named(record.stream) else { continue };
+            let visible = self.log.watermarks(record.stream)?.visible;
+            let snapshot = ConsumerSnapshot {
+                stream: stream.clone(),
+                name: record.name.clone(),
+                committed: record.committed,
+                committed_at: record.committed_at,
+                lag_events: visible.events_since(record.committed),
+                lag_bytes: self.log.bytes_between(record.stream, record.committed, visible),
+                connected: connected.contains(&(record.stream, record.name.clone())),
+            };
+            all.insert((stream.clone(), record.name), snapshot);
+        }
+        for (id, name) in connected {
+            let Some(stream) = named(id).filter(|_| of.is_none_or(|of| of == id)) else { continue };
+            if all.contains_key(&(stream.clone(), name.clone())) {
+                continue;
+            }
+            let visible = self.log.watermarks(id)?.visible;
+            let snapshot = ConsumerSnapshot {
+                stream: stream.clone(),
+                name: name.clone(),
+                committed: Offset::NONE,
+                committed_at: Timestamp(0),
+                lag_events: visible.events_since(Offset::NONE),
+                lag_bytes: self.log.bytes_between(id, Offset::NONE, visible),
+                connected: true,
+            };
+            all.insert((stream.clone(), name), snapshot);
+        }
+        Ok(all.into_values().collect())
+    }
+}

@@ -1,0 +1,318 @@
+//! Events to Protobuf, written straight from the log's bytes into one buffer.
+//!
+//! The result is the body of an `EventBatch`: a run of length-delimited `events` entries with the end of each, so
+//! that any range of events is a slice. A chunk is encoded once and the run shared by all subscribers that take
+//! everything (`subscribe`); who filters encodes what matches. No value is allocated per event: lengths are computed
+//! in a first pass over the cells, bytes written in a second. Field numbers are those of `proto/dbstreamd/v1`.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use dbstreamd_log::{Chunk, EncodedRun, EventRef};
+use dbstreamd_model::{BeforeKind, CellRef, EventBody, MessageBody, Op, RowRef, TruncateFlags};
+use prost::encoding::{encode_varint, encoded_len_varint};
+
+use crate::proto;
+
+/// What an event needs besides its cells, at most; only a first guess for the buffer's size.
+const EVENT_OVERHEAD_BYTES: usize = 72;
+
+// Keys: field number << 3 | wire type (0 varint, 1 eight bytes, 2 length-delimited, 5 four bytes).
+const BATCH_EVENTS: u8 = 1 << 3 | 2;
+const OFFSET: u8 = 1 << 3;
+const OPERATION: u8 = 2 << 3;
+const COMMIT_LSN: u8 = 3 << 3 | 1;
+const ORDINAL: u8 = 4 << 3;
+const XID: u8 = 5 << 3 | 5;
+const COMMIT_TIME_US: u8 = 6 << 3 | 1;
+const EPOCH: u8 = 7 << 3;
+const LAST_IN_TRANSACTION: u8 = 8 << 3;
+const FINGERPRINT: u8 = 9 << 3 | 2;
+const BEFORE: u8 = 10 << 3 | 2;
+const BEFORE_IS_FULL: u8 = 11 << 3;
+const AFTER: u8 = 12 << 3 | 2;
+const TRUNCATE: u8 = 13 << 3 | 2;
+const MESSAGE: u8 = 14 << 3 | 2;
+const ROW_CELLS: u8 = 1 << 3 | 2;
+const CELL_TEXT: u8 = 1 << 3 | 2;
+const CELL_BINARY: u8 = 2 << 3 | 2;
+const CELL_UNCHANGED: u8 = 3 << 3;
+const TRUNCATE_CASCADE: u8 = 1 << 3;
+const TRUNCATE_RESTART_IDENTITY: u8 = 2 << 3;
+const MESSAGE_TRANSACTIONAL: u8 = 1 << 3;
+const MESSAGE_PREFIX: u8 = 2 << 3 | 2;
+const MESSAGE_CONTENT: u8 = 3 << 3 | 2;
+
+/// Encodes a whole chunk. A run with fewer ends than the chunk has events stopped at an event whose body is broken:
+/// whoever wants to deliver that event must fail with [`broken`].
+pub(crate) fn chunk(chunk: &Chunk) -> EncodedRun {
+    let mut run = RunBuilder::default();
+    for event in chunk.events(0..chunk.len()) {
+        if !run.push(&event) {
+            break;
+        }
+    }
+    run.finish()
+}
+
+/// The answer for an event that cannot be encoded: it is never skipped.
+pub(crate) fn broken(offset: dbstreamd_model::Offset) -> tonic::Status {
+    tonic::Status::data_loss(format!(
+        "the event at offset {offset} is stored in a form this version cannot read; delivery stops here so that nothing is skipped: run the version that wrote it, or report this"
+    ))
+}
+
+/// Builds an [`EncodedRun`] event by event.
+#[derive(Default)]
+pub(crate) struct RunBuilder {
+    bytes: BytesMut,
+    ends: Vec<u32>,
+}
+
+impl RunBuilder {
+    /// Adds one event; false when its body is broken, or the run would pass 4 GiB.
+    pub(crate) fn push(&mut self, event: &EventRef<'_>) -> bool {
+        let Ok(body) = EventBody::parse(event.op, event.body) else { return false };
+        let lengths = BodyLengths::of(&body);
+        let length = head_len(event) + lengths.total;
+        let entry = delimited_len(length);
+        let Ok(end) = u32::try_from(self.bytes.len() + entry) else { return false };
+        self.bytes.reserve(entry.max(event.body.len() + EVENT_OVERHEAD_BYTES));
+        put_key_len(&mut self.bytes, BATCH_EVENTS, length);
+        put_head(&mut self.bytes, event);
+        put_body(&mut self.bytes, &body, &lengths);
+        debug_assert_eq!(self.bytes.len(), end as usize, "first and second pass disagree");
+        self.ends.push(end);
+        true
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    pub(crate) fn finish(self) -> EncodedRun {
+        EncodedRun { bytes: self.bytes.freeze(), ends: self.ends }
+    }
+}
+
+/// A schema as the contract has it.
+pub(crate) fn schema(stored: &dbstreamd_log::StoredSchema) -> proto::Schema {
+    use dbstreamd_model::ReplicaIdentity as Model;
+    let identity = match stored.schema.replica_identity {
+        Model::Default => proto::ReplicaIdentity::Default,
+        Model::Nothing => proto::ReplicaIdentity::Nothing,
+        Model::Full => proto::ReplicaIdentity::Full,
+        Model::Index => proto::ReplicaIdentity::Index,
+    };
+    proto::Schema {
+        fingerprint: Bytes::copy_from_slice(&stored.fingerprint.0),
+        schema: stored.schema.namespace.clone(),
+        table: stored.schema.table.clone(),
+        replica_identity: identity.into(),
+        columns: stored
+            .schema
+            .columns
+            .iter()
+            .map(|column| proto::Column {
+                name: column.name.clone(),
+                type_name: column.type_name.clone(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+                in_identity: column.in_identity,
+            })
+            .collect(),
+    }
+}
+
+/// An operation's number in the contract.
+pub(crate) const fn operation(op: Op) -> proto::Operation {
+    match op {
+        Op::Insert => proto::Operation::Insert,
+        Op::Update => proto::Operation::Update,
+        Op::Delete => proto::Operation::Delete,
+        Op::Truncate => proto::Operation::Truncate,
+        Op::Message => proto::Operation::Message,
+    }
+}
+
+/// Lengths found in the first pass, used in the second.
+#[derive(Default)]
+struct BodyLengths {
+    before: usize,
+    after: usize,
+    inner: usize,
+    total: usize,
+}
+
+impl BodyLengths {
+    fn of(body: &EventBody<'_>) -> Self {
+        let mut lengths = Self::default();
+        match body {
+            EventBody::Row(change) => {
+                if let Some((kind, row)) = &change.before {
+                    lengths.before = row_len(row);
+                    lengths.total += delimited_len(lengths.before) + if *kind == BeforeKind::Full { 2 } else { 0 };
+                }
+                if let Some(row) = &change.after {
+                    lengths.after = row_len(row);
+                    lengths.total += delimited_len(lengths.after);
+                }
+            }
+            EventBody::Truncate(flags) => {
+                lengths.inner = 2 * (usize::from(flags.cascade) + usize::from(flags.restart_identity));
+                lengths.total = delimited_len(lengths.inner);
+            }
+            EventBody::Message(message) => {
+                lengths.inner = usize::from(message.transactional) * 2
+                    + nonempty_len(prefix(message).len())
+                    + nonempty_len(message.content.len());
+                lengths.total = delimited_len(lengths.inner);
+            }
+        }
+        lengths
+    }
+}
+
+/// Length of key, length and `length` bytes; all our keys below field 16 take one byte.
+fn delimited_len(length: usize) -> usize {
+    1 + encoded_len_varint(length as u64) + length
+}
+
+/// A proto3 scalar field is absent when empty.
+fn nonempty_len(length: usize) -> usize {
+    if length == 0 { 0 } else { delimited_len(length) }
+}
+
+fn row_len(row: &RowRef<'_>) -> usize {
+    row.cells().map(|cell| delimited_len(cell_len(&cell))).sum()
+}
+
+/// Cells are a oneof: an empty text is there, a null is not.
+fn cell_len(cell: &CellRef<'_>) -> usize {
+    match cell {
+        CellRef::Null => 0,
+        CellRef::Unchanged => 2,
+        CellRef::Text(value) | CellRef::Binary(value) => delimited_len(value.len()),
+    }
+}
+
+fn varint_field_len(value: u64) -> usize {
+    if value == 0 { 0 } else { 1 + encoded_len_varint(value) }
+}
+
+fn head_len(event: &EventRef<'_>) -> usize {
+    varint_field_len(event.offset.0)
+        + 2
+        + if event.commit_lsn.0 == 0 { 0 } else { 9 }
+        + varint_field_len(event.ordinal.into())
+        + if event.xid == 0 { 0 } else { 5 }
+        + if event.commit_time.0 == 0 { 0 } else { 9 }
+        + varint_field_len(event.epoch.0.into())
+        + if event.last_in_unit { 2 } else { 0 }
+        + if event.schema.is_some() { 18 } else { 0 }
+}
+
+fn put_head(out: &mut BytesMut, event: &EventRef<'_>) {
+    put_varint_field(out, OFFSET, event.offset.0);
+    out.put_u8(OPERATION);
+    out.put_u8(operation(event.op) as u8);
+    if event.commit_lsn.0 != 0 {
+        out.put_u8(COMMIT_LSN);
+        out.put_u64_le(event.commit_lsn.0);
+    }
+    put_varint_field(out, ORDINAL, event.ordinal.into());
+    if event.xid != 0 {
+        out.put_u8(XID);
+        out.put_u32_le(event.xid);
+    }
+    if event.commit_time.0 != 0 {
+        out.put_u8(COMMIT_TIME_US);
+        out.put_i64_le(event.commit_time.0);
+    }
+    put_varint_field(out, EPOCH, event.epoch.0.into());
+    if event.last_in_unit {
+        out.put_slice(&[LAST_IN_TRANSACTION, 1]);
+    }
+    if let Some(stored) = event.schema {
+        out.put_slice(&[FINGERPRINT, 16]);
+        out.put_slice(&stored.fingerprint.0);
+    }
+}
+
+fn put_body(out: &mut BytesMut, body: &EventBody<'_>, lengths: &BodyLengths) {
+    match body {
+        EventBody::Row(change) => {
+            if let Some((kind, row)) = &change.before {
+                put_row(out, BEFORE, row, lengths.before);
+                if *kind == BeforeKind::Full {
+                    out.put_slice(&[BEFORE_IS_FULL, 1]);
+                }
+            }
+            if let Some(row) = &change.after {
+                put_row(out, AFTER, row, lengths.after);
+            }
+        }
+        EventBody::Truncate(TruncateFlags { cascade, restart_identity }) => {
+            put_key_len(out, TRUNCATE, lengths.inner);
+            if *cascade {
+                out.put_slice(&[TRUNCATE_CASCADE, 1]);
+            }
+            if *restart_identity {
+                out.put_slice(&[TRUNCATE_RESTART_IDENTITY, 1]);
+            }
+        }
+        EventBody::Message(message) => {
+            put_key_len(out, MESSAGE, lengths.inner);
+            if message.transactional {
+                out.put_slice(&[MESSAGE_TRANSACTIONAL, 1]);
+            }
+            for (key, value) in [(MESSAGE_PREFIX, prefix(message).as_bytes()), (MESSAGE_CONTENT, message.content)] {
+                if !value.is_empty() {
+                    put_key_len(out, key, value.len());
+                    out.put_slice(value);
+                }
+            }
+        }
+    }
+}
+
+/// The prefix is a Protobuf string, and so must be UTF-8; the connection's `client_encoding` makes it that.
+fn prefix<'a>(message: &MessageBody<'a>) -> std::borrow::Cow<'a, str> {
+    String::from_utf8_lossy(message.prefix)
+}
+
+fn put_row(out: &mut BytesMut, key: u8, row: &RowRef<'_>, length: usize) {
+    put_key_len(out, key, length);
+    for cell in row.cells() {
+        put_key_len(out, ROW_CELLS, cell_len(&cell));
+        match cell {
+            CellRef::Null => {}
+            CellRef::Unchanged => out.put_slice(&[CELL_UNCHANGED, 1]),
+            CellRef::Text(value) => {
+                put_key_len(out, CELL_TEXT, value.len());
+                out.put_slice(value);
+            }
+            CellRef::Binary(value) => {
+                put_key_len(out, CELL_BINARY, value.len());
+                out.put_slice(value);
+            }
+        }
+    }
+}
+
+fn put_key_len(out: &mut BytesMut, key: u8, length: usize) {
+    out.put_u8(key);
+    encode_varint(length as u64, out);
+}
+
+fn put_varint_field(out: &mut BytesMut, key: u8, value: u64) {
+    if value != 0 {
+        out.put_u8(key);
+        encode_varint(value, out);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! From the log's chunks to responses: cuts by credit, filter, size and schema.
+//!
+//! Nothing here waits except [`Feed::read`]. Who takes everything gets slices of the chunk's shared encoding; who
+//! filters gets an encoding of its own of what matches.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use dbstreamd_log::{ChunkSlice, Log, LogError, Reader};
+use dbstreamd_model::{Offset, SchemaId, StreamId};
+use tonic::Status;
+
+use super::encode::{self, RunBuilder};
+use super::status::from_log;
+use super::wire::Response;
+use crate::filter::Filter;
+use crate::proto;
+
+/// A batch is cut here unless one event alone is larger: well below the 4 MiB at which most gRPC clients refuse.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// One subscription's way through the stream.
+pub(super) struct Feed {
+    log: Log,
+    stream: StreamId,
+    reader: Reader,
+    filter: Filter,
+    /// Events that may still be delivered; none for no limit.
+    credit: Option<u64>,
+    /// What is left of the chunk in hand.
+    current: Option<ChunkSlice>,
+    /// Schema versions this client has.
+    known: HashSet<SchemaId>,
+    last_known: Option<SchemaId>,
+    /// The last event that was delivered or dropped.
+    considered: Offset,
+    /// What the client knows of `considered`.
+    reported: Offset,
+    /// Whether the client was told that it has reached the end once.
+    end_reported: bool,
+}
+
+impl Feed {
+    pub(super) fn new(log: Log, stream: StreamId, reader: Reader, filter: Filter, credit: Option<u64>) -> Self {
+        let considered = reader.position().previous();
+        Self {
+            log,
+            stream,
+            reader,
+            filter,
+            credit,
+            current: None,
+            known: HashSet::new(),
+            last_known: None,
+            considered,
+            reported: considered,
+            end_reported: false,
+        }
+    }
+
+    /// The first response.
+    pub(super) fn started(&self, stream: &str) -> Result<Response, Status> {
+        let watermarks = self.log.watermarks(self.stream).map_err(|error| from_log(&error))?;
+        Ok(Response::Started(proto::Started {
+            stream: stream.to_owned(),
+            epoch: watermarks.epoch.0,
+            next_offset: self.considered.next().0,
+            visible_offset: watermarks.visible.0,
+        }))
+    }
+
+    pub(super) fn add_credit(&mut self, events: u64) -> Result<(), Status> {
+        match &mut self.credit {
+            Some(credit) => *credit = credit.saturating_add(events),
+            None => {
+                return Err(Status::failed_precondition(
+                    "this subscription was started without a limit: set start.credit_events to use credit",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn credit_spent(&self) -> bool {
+        self.credit == Some(0)
+    }
+
+    /// Whether [`read`](Self::read) is of use now.
+    pub(super) fn wants_data(&self) -> bool {
+        self.current.is_none() && !self.credit_spent()
+    }
+
+    /// Waits for the next chunk. Cancel-safe, as the reader is.
+    pub(super) async fn read(&mut self) -> Result<ChunkSlice, LogError> {
+        self.reader.next().await
+    }
+
+    pub(super) fn take(&mut self, slice: ChunkSlice) {
+        self.current = Some(slice).filter(|slice| !slice.range.is_empty());
+    }
+
+    /// Whether the client should be told of a position it cannot see from the events it got.
+    pub(super) fn progress_due(&self) -> bool {
+        self.considered > self.reported || (!self.end_reported && self.at_end())
+    }
+
+    fn at_end(&self) -> bool {
+        self.current.is_none() && self.log.watermarks(self.stream).is_ok_and(|marks| marks.visible <= self.considered)
+    }
+
+    /// A progress response.
+    pub(super) fn progress(&mut self) -> Result<Response, Status> {
+        let visible = self.log.watermarks(self.stream).map_err(|error| from_log(&error))?.visible;
+        self.end_reported = self.end_reported || self.at_end();
+        self.reported = self.considered;
+        Ok(Response::Progress(proto::Progress { offset: self.considered.0, visible_offset: visible.0 }))
+    }
+
+    /// The next response from the chunk in hand; none when it is used up or credit is.
+    pub(super) fn next_response(&mut self) -> Result<Option<Response>, Status> {
+        while self.current.is_some() && !self.credit_spent() {
+            let response = if self.filter.takes_all() { self.shared()? } else { self.own()? };
+            self.current = self.current.take().filter(|slice| !slice.range.is_empty());
+            if response.is_some() {
+                return Ok(response);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A slice of the shared encoding.
+    fn shared(&mut self) -> Result<Option<Response>, Status> {
+        let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
+        let credit = self.credit.map_or(usize::MAX, |credit| usize::try_from(credit).unwrap_or(usize::MAX));
+        let from = range.start;
+        let mut to = range.end.min(from.saturating_add(credit));
+        for (index, event) in (from..to).zip(chunk.events(from..to)) {
+            let Some(stored) = event.schema.filter(|stored| self.last_known != Some(stored.id)) else { continue };
+            if !self.known.contains(&stored.id) {
+                if index == from {
+                    self.known.insert(stored.id);
+                    return Ok(Some(Response::Schema(encode::schema(stored))));
+                }
+                to = index;
+                break;
+            }
+            self.last_known = Some(stored.id);
+        }
+        let run = chunk.encoded(encode::chunk);
+        let ends = run.ends.get(from..to.min(run.ends.len())).unwrap_or_default();
+        let start = from.checked_sub(1).and_then(|before| run.ends.get(before)).map_or(0, |&end| end as usize);
+        let fits = ends.partition_point(|&end| end as usize - start <= BATCH_BYTES_MAX).max(1);
+        let Some(&end) = ends.get(fits - 1) else {
+            return Err(encode::broken(chunk.event(from).offset));
+        };
+        let bytes: Bytes = run.bytes.slice(start..end as usize);
+        range.start = from + fits;
+        self.considered = chunk.event(range.start - 1).offset;
+        self.reported = self.considered;
+        spend(&mut self.credit, fits);
+        Ok(Some(Response::Events(bytes)))
+    }
+
+    /// An encoding of what matches the filter.
+    fn own(&mut self) -> Result<Option<Response>, Status> {
+        let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
+        let mut run = RunBuilder::default();
+        let mut taken = 0;
+        for event in chunk.events(range.clone()) {
+            if self.filter.takes(&event) {
+                if self.credit.is_some_and(|credit| taken >= credit) || run.len() >= BATCH_BYTES_MAX {
+                    break;
+                }
+                if let Some(stored) = event.schema.filter(|stored| !self.known.contains(&stored.id)) {
+                    if !run.is_empty() {
+                        break;
+                    }
+                    self.known.insert(stored.id);
+                    return Ok(Some(Response::Schema(encode::schema(stored))));
+                }
+                let room = run.is_empty() || run.len() + event.body.len() <= BATCH_BYTES_MAX;
+                if !room {
+                    break;
+                }
+                if !run.push(&event) {
+                    if run.is_empty() {
+                        return Err(encode::broken(event.offset));
+                    }
+                    break;
+                }
+                taken += 1;
+                self.reported = event.offset;
+            }
+            self.considered = event.offset;
+            range.start += 1;
+        }
+        spend(&mut self.credit, usize::try_from(taken).unwrap_or(usize::MAX));
+        Ok((!run.is_empty()).then(|| Response::Events(run.finish().bytes)))
+    }
+}
+
+fn spend(credit: &mut Option<u64>, events: usize) {
+    if let Some(credit) = credit {
+        *credit = credit.saturating_sub(events as u64);
+    }
+}

@@ -1,0 +1,233 @@
+//! The gRPC server: `dbstreamd.v1.Streams`, standard health and reflection.
+//!
+//! This file answers the small questions; [`subscribe`] delivers. What may connect is decided in `listener`.
+
+mod acks;
+pub(crate) mod encode;
+mod feed;
+mod health;
+mod outbox;
+mod preface;
+pub(crate) mod start;
+mod status;
+mod subscribe;
+pub(crate) mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dbstreamd_log::Rewind;
+use dbstreamd_model::{Fingerprint, Offset};
+use dbstreamd_source::State;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::directory::{ConsumerSnapshot, Directory, StreamSnapshot};
+use crate::proto;
+use outbox::Responses;
+use status::from_log;
+
+/// The server half of the contract, whose `Subscribe` answers with [`wire::WireResponse`].
+mod generated {
+    #![allow(missing_docs, unreachable_pub, clippy::all)]
+    include!(concat!(env!("OUT_DIR"), "/server/dbstreamd.v1.rs"));
+}
+use generated::streams_server::{Streams, StreamsServer};
+
+/// The largest request: a start with as many patterns as allowed stays far below.
+const REQUEST_BYTES_MAX: usize = 256 * 1024;
+
+/// What one client may ask at a time over one connection.
+const CALLS_PER_CONNECTION_MAX: u32 = 1024;
+
+/// A dead peer is noticed after these two.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Bounds of the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) connections_max: usize,
+    pub(crate) subscribers_max: usize,
+}
+
+/// Serves until `shutdown` fires and the calls have ended.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    directory: Arc<Directory>,
+    subscribers: Arc<Semaphore>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let health_task = tokio::spawn(health::report(Arc::clone(&directory), reporter, shutdown.clone()));
+    let service = Service { directory, subscribers, shutdown: shutdown.clone(), limits };
+    let streams = StreamsServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
+    tonic::transport::Server::builder()
+        .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(16 * 1024)
+        .add_service(streams)
+        .add_service(health)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(
+            preface::incoming(listener, limits.connections_max, shutdown.clone()),
+            shutdown.cancelled_owned(),
+        )
+        .await?;
+    health_task.await?;
+    Ok(())
+}
+
+struct Service {
+    directory: Arc<Directory>,
+    subscribers: Arc<Semaphore>,
+    shutdown: CancellationToken,
+    limits: Limits,
+}
+
+#[tonic::async_trait]
+impl Streams for Service {
+    type SubscribeStream = Responses;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<proto::SubscribeRequest>>,
+    ) -> Result<Response<Responses>, Status> {
+        let Ok(seat) = Arc::clone(&self.subscribers).try_acquire_owned() else {
+            return Err(Status::resource_exhausted(format!(
+                "this daemon serves at most {} subscribers: raise grpc.max_subscribers, or close some",
+                self.limits.subscribers_max
+            )));
+        };
+        let (outbox, responses) = outbox::outbox();
+        // Answer at once: some clients send their start only after they have seen the response's headers.
+        let subscription =
+            subscribe::serve(Arc::clone(&self.directory), request.into_inner(), outbox, self.shutdown.clone());
+        tokio::spawn(async move {
+            subscription.await;
+            drop(seat);
+        });
+        Ok(Response::new(responses))
+    }
+
+    async fn commit_offset(
+        &self,
+        request: Request<proto::CommitOffsetRequest>,
+    ) -> Result<Response<proto::CommitOffsetResponse>, Status> {
+        let request = request.into_inner();
+        let entry = self.directory.find(&request.stream)?;
+        let consumer = start::consumer_name(&request.consumer)?;
+        let offset = Offset(request.offset);
+        let log = self.directory.log();
+        let visible = log.watermarks(entry.id).map_err(|error| from_log(&error))?.visible;
+        if offset > visible {
+            return Err(Status::out_of_range(format!(
+                "offset {offset} cannot be committed: the newest visible event of stream {} is {visible}",
+                entry.name
+            )));
+        }
+        let committed = log.consumer(entry.id, &consumer).map_or(Offset::NONE, |record| record.committed);
+        if offset < committed && !request.allow_rewind {
+            return Err(Status::failed_precondition(format!(
+                "consumer {consumer} has committed {committed}, which is above {offset}: set allow_rewind to read again from there"
+            )));
+        }
+        let rewind = if request.allow_rewind { Rewind::Allow } else { Rewind::Refuse };
+        let durable = log.commit_offset(entry.id, &consumer, offset, rewind).await.map_err(|error| from_log(&error))?;
+        Ok(Response::new(proto::CommitOffsetResponse { committed_offset: durable.get().0 }))
+    }
+
+    async fn list_streams(
+        &self,
+        _request: Request<proto::ListStreamsRequest>,
+    ) -> Result<Response<proto::ListStreamsResponse>, Status> {
+        let snapshots = self.directory.snapshots().map_err(|error| from_log(&error))?;
+        Ok(Response::new(proto::ListStreamsResponse { streams: snapshots.iter().map(stream).collect() }))
+    }
+
+    async fn get_stream(
+        &self,
+        request: Request<proto::GetStreamRequest>,
+    ) -> Result<Response<proto::Stream>, Status> {
+        let entry = self.directory.find(&request.into_inner().name)?;
+        let snapshot = self.directory.snapshot(entry).map_err(|error| from_log(&error))?;
+        Ok(Response::new(stream(&snapshot)))
+    }
+
+    async fn list_consumers(
+        &self,
+        request: Request<proto::ListConsumersRequest>,
+    ) -> Result<Response<proto::ListConsumersResponse>, Status> {
+        let name = request.into_inner().stream;
+        let of = if name.is_empty() { None } else { Some(self.directory.find(&name)?.id) };
+        let consumers = self.directory.consumers(of).map_err(|error| from_log(&error))?;
+        Ok(Response::new(proto::ListConsumersResponse { consumers: consumers.iter().map(consumer).collect() }))
+    }
+
+    async fn get_schema(
+        &self,
+        request: Request<proto::GetSchemaRequest>,
+    ) -> Result<Response<proto::Schema>, Status> {
+        let request = request.into_inner();
+        let entry = self.directory.find(&request.stream)?;
+        let bytes: [u8; 16] = request.fingerprint.as_ref().try_into().map_err(|_| {
+            Status::invalid_argument(format!("a fingerprint has 16 bytes, not {}", request.fingerprint.len()))
+        })?;
+        let fingerprint = Fingerprint(bytes);
+        let stored = self.directory.log().schemas(entry.id).into_iter().find(|stored| stored.fingerprint == fingerprint);
+        match stored {
+            Some(stored) => Ok(Response::new(encode::schema(&stored))),
+            None => Err(Status::not_found(format!("stream {} has no schema with fingerprint {fingerprint}", entry.name))),
+        }
+    }
+}
+
+fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
+    let state = match snapshot.lifecycle.as_ref().map(|lifecycle| lifecycle.state) {
+        None => proto::StreamState::Unspecified,
+        Some(State::Init) => proto::StreamState::Init,
+        Some(State::Setup) => proto::StreamState::Setup,
+        Some(State::Streaming) => proto::StreamState::Streaming,
+        Some(State::Failed) => proto::StreamState::Failed,
+    };
+    let marks = &snapshot.watermarks;
+    proto::Stream {
+        name: snapshot.name.to_string(),
+        state: state.into(),
+        error: snapshot.error().to_owned(),
+        epoch: marks.epoch.0,
+        appended_offset: marks.appended.0,
+        durable_offset: marks.durable.0,
+        visible_offset: marks.visible.0,
+        trim_point: snapshot.first_offset().0,
+        confirmed_through_lsn: marks.confirmed_through.0,
+        received_lsn: snapshot.received_lsn.0,
+        source_lsn: snapshot.source_lsn.0,
+        visible_commit_time_us: marks.visible_commit_time.0,
+        log_bytes: snapshot.log_bytes,
+        reconnects: snapshot.reconnects,
+        events_received: snapshot.events_received,
+        slot: snapshot.slot.clone(),
+        publication: snapshot.publication.clone(),
+    }
+}
+
+fn consumer(snapshot: &ConsumerSnapshot) -> proto::Consumer {
+    proto::Consumer {
+        stream: snapshot.stream.to_string(),
+        name: snapshot.name.to_string(),
+        committed_offset: snapshot.committed.0,
+        lag_events: snapshot.lag_events,
+        lag_bytes: snapshot.lag_bytes,
+        committed_at_us: snapshot.committed_at.0,
+        connected: snapshot.connected,
+    }
+}

@@ -1,0 +1,103 @@
+//! The first request of a subscription, checked: which stream, who, from where, what, how much.
+
+use dbstreamd_log::{Reader, StartAt};
+use dbstreamd_model::{ConsumerName, Lsn, Offset, Op, Timestamp};
+use tonic::Status;
+
+use super::status::from_log;
+use crate::directory::{Directory, Entry};
+use crate::filter::{Filter, FilterError};
+use crate::proto;
+
+/// A checked `Start`.
+pub(super) struct Plan {
+    pub(super) entry: Entry,
+    pub(super) consumer: Option<ConsumerName>,
+    from: Option<StartAt>,
+    pub(super) filter: Filter,
+    /// None: not limited.
+    pub(super) credit: Option<u64>,
+}
+
+impl Plan {
+    /// Checks everything that can be checked without reading the log.
+    pub(super) fn new(start: proto::Start, directory: &Directory) -> Result<Self, Status> {
+        let entry = directory.find(&start.stream)?.clone();
+        let consumer = if start.consumer.is_empty() { None } else { Some(consumer_name(&start.consumer)?) };
+        let from = start.from.and_then(|from| from.from).map(start_at).transpose()?;
+        let filter = filter(start.filter.unwrap_or_default())?;
+        let credit = (start.credit_events > 0).then_some(start.credit_events);
+        Ok(Self { entry, consumer, from, filter, credit })
+    }
+
+    /// Opens the reader where this subscription begins.
+    pub(super) async fn open(&mut self, directory: &Directory) -> Result<Reader, Status> {
+        let log = directory.log();
+        let at = match (self.from.take(), &self.consumer) {
+            (Some(from), _) => from,
+            (None, None) => StartAt::Latest,
+            (None, Some(consumer)) => match log.consumer(self.entry.id, consumer) {
+                Some(record) if record.committed > Offset::NONE => StartAt::Offset(record.committed.next()),
+                _ => StartAt::Earliest,
+            },
+        };
+        open_reader(directory, self.entry.id, at).await.map_err(|error| from_log(&error))
+    }
+}
+
+/// Opens a reader off the async threads: the seek may touch the disk.
+pub(crate) async fn open_reader(
+    directory: &Directory,
+    stream: dbstreamd_model::StreamId,
+    at: StartAt,
+) -> Result<Reader, dbstreamd_log::LogError> {
+    let log = directory.log().clone();
+    match tokio::task::spawn_blocking(move || log.reader(stream, at)).await {
+        Ok(opened) => opened,
+        // A panic in there is a bug and stays one; the runtime going away ends this task as well.
+        Err(join) => match join.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// A consumer's name, or INVALID_ARGUMENT.
+pub(super) fn consumer_name(name: &str) -> Result<ConsumerName, Status> {
+    name.parse::<ConsumerName>().map_err(|error| Status::invalid_argument(error.to_string()))
+}
+
+fn start_at(from: proto::start_from::From) -> Result<StartAt, Status> {
+    use proto::start_from::From;
+    Ok(match from {
+        From::Earliest(_) => StartAt::Earliest,
+        From::Latest(_) => StartAt::Latest,
+        From::Offset(0) => return Err(Status::invalid_argument("offsets start at 1: use earliest, or an offset of at least 1")),
+        From::Offset(offset) => StartAt::Offset(Offset(offset)),
+        From::Lsn(lsn) => StartAt::Lsn(Lsn(lsn)),
+        From::TimeUs(time) => StartAt::Time(Timestamp(time)),
+    })
+}
+
+fn filter(filter: proto::Filter) -> Result<Filter, Status> {
+    let operations = filter.operations.iter().map(|&number| model_op(number)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Filter::new(&filter.tables, operations)?)
+}
+
+fn model_op(number: i32) -> Result<Op, FilterError> {
+    u8::try_from(number).ok().and_then(Op::from_code).ok_or(FilterError::Operation(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operation_numbers_of_the_contract_are_those_of_the_model() {
+        for op in Op::ALL {
+            assert_eq!(model_op(super::super::encode::operation(op).into()), Ok(op));
+        }
+        assert_eq!(model_op(0), Err(FilterError::Operation(0)));
+        assert_eq!(model_op(6), Err(FilterError::Operation(6)));
+    }
+}

@@ -1,0 +1,201 @@
+//! Delivery to one subscriber: one task, one loop, one closed enum of what can happen.
+//!
+//! ```text
+//!   log ──chunk──▶ Feed ──response──▶ Outbox ──▶ HTTP/2 ──▶ client
+//!                   ▲ credit                                   │
+//!   log ◀─commit── Acks ◀──────────── acknowledge ◀────────────┘
+//! ```
+//! The feed (`feed`) turns chunks into responses, the acks (`acks`) make positions durable; this file decides what
+//! happens next. It ends with a status for every reason but one: the client going away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dbstreamd_log::{ChunkSlice, Durable, LogError};
+use dbstreamd_model::Offset;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use super::acks::Acks;
+use super::feed::Feed;
+use super::outbox::Outbox;
+use super::start::Plan;
+use super::status::from_log;
+use super::wire::Response;
+use crate::consumers::Seat;
+use crate::directory::Directory;
+use crate::proto;
+use crate::proto::subscribe_request::Request as Asked;
+
+/// A client that says nothing after opening the call is not waited for longer.
+const START_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long a consumer waits for its predecessor to store its last acknowledgement.
+const TAKEOVER_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How long the last acknowledgement may take to become durable after the call has ended.
+const LAST_COMMIT_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Progress is sent at most this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Everything that can happen to a running subscription.
+enum Happening {
+    /// The daemon stops.
+    Shutdown,
+    /// Another subscription took the consumer's seat.
+    Replaced,
+    /// The client went away.
+    Gone,
+    /// The client asked for something; none when it will ask no more.
+    Asked(Option<Result<proto::SubscribeRequest, Status>>),
+    /// An acknowledgement is durable, or was refused.
+    Committed(Result<Durable<Offset>, LogError>),
+    /// The log has more.
+    Read(Result<ChunkSlice, LogError>),
+    /// There is room for the response that waits.
+    Room(Option<OwnedSemaphorePermit>),
+    /// Time to say how far we are.
+    ProgressDue,
+}
+
+/// Serves one `Subscribe` call to its end.
+pub(super) async fn serve(
+    directory: Arc<Directory>,
+    mut requests: Streaming<proto::SubscribeRequest>,
+    outbox: Outbox,
+    shutdown: CancellationToken,
+) {
+    let begun = tokio::select! {
+        begun = Subscription::begin(&directory, &mut requests) => begun,
+        () = outbox.closed() => return,
+        () = shutdown.cancelled() => Err(shutting_down()),
+    };
+    let mut subscription = match begun {
+        Ok(subscription) => subscription,
+        Err(status) => return outbox.fail(status),
+    };
+    let ended = subscription.run(&mut requests, &outbox, &shutdown).await;
+    // Positions first: who sees the end of the call may look up its committed offset at once.
+    subscription.acks.finish(LAST_COMMIT_WAIT_MAX).await;
+    drop(subscription.seat.take());
+    if let Err(status) = ended {
+        tracing::debug!(stream = %subscription.plan.entry.name, code = ?status.code(), reason = status.message(), "subscription ended");
+        outbox.fail(status);
+    }
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the daemon is shutting down: reconnect to go on behind the last acknowledged offset")
+}
+
+struct Subscription {
+    plan: Plan,
+    seat: Option<Seat>,
+    feed: Feed,
+    acks: Acks,
+    /// The client will ask for nothing more.
+    half_closed: bool,
+}
+
+impl Subscription {
+    async fn begin(
+        directory: &Arc<Directory>,
+        requests: &mut Streaming<proto::SubscribeRequest>,
+    ) -> Result<Self, Status> {
+        let first = tokio::time::timeout(START_WAIT_MAX, requests.message()).await.map_err(|_| {
+            Status::deadline_exceeded(format!("no start request within {} s", START_WAIT_MAX.as_secs()))
+        })??;
+        let Some(Asked::Start(start)) = first.and_then(|first| first.request) else {
+            return Err(Status::invalid_argument("the first request must be start"));
+        };
+        let mut plan = Plan::new(start, directory)?;
+        let seat = plan.consumer.clone().map(|name| directory.registry.take(plan.entry.id, name));
+        if let Some(left) = seat.as_ref().and_then(|seat| seat.predecessor_left.as_ref()) {
+            // Whether it left in time or not: a late acknowledgement only ever moves the position forward.
+            let _ = tokio::time::timeout(TAKEOVER_WAIT_MAX, left.cancelled()).await;
+        }
+        let reader = plan.open(directory).await?;
+        let feed = Feed::new(directory.log().clone(), plan.entry.id, reader, std::mem::take(&mut plan.filter), plan.credit);
+        let acks = Acks::new(directory.log().clone(), plan.entry.id, plan.consumer.clone());
+        Ok(Self { plan, seat, feed, acks, half_closed: false })
+    }
+
+    /// Delivers until something ends it. `Ok` when the client went away or all it asked for was delivered.
+    async fn run(
+        &mut self,
+        requests: &mut Streaming<proto::SubscribeRequest>,
+        outbox: &Outbox,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Status> {
+        let replaced = self.seat.as_ref().map_or_else(CancellationToken::new, |seat| seat.replaced.clone());
+        let mut waiting = Some(self.feed.started(self.plan.entry.name.as_str())?);
+        let mut progress_from = tokio::time::Instant::now();
+        loop {
+            if waiting.is_none() {
+                waiting = self.feed.next_response()?;
+            }
+            let may_read = waiting.is_none() && self.feed.wants_data();
+            let progress_due = waiting.is_none() && self.feed.progress_due();
+            if waiting.is_none() && self.half_closed && self.feed.credit_spent() {
+                return Ok(());
+            }
+            let size = waiting.as_ref().map_or(0, size);
+            let happening = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Happening::Shutdown,
+                () = replaced.cancelled() => Happening::Replaced,
+                () = outbox.closed() => Happening::Gone,
+                committed = self.acks.committed(), if self.acks.in_flight() => Happening::Committed(committed),
+                asked = requests.message(), if !self.half_closed => Happening::Asked(asked.transpose()),
+                room = outbox.room(size), if waiting.is_some() => Happening::Room(room),
+                () = tokio::time::sleep_until(progress_from), if progress_due => Happening::ProgressDue,
+                read = self.feed.read(), if may_read => Happening::Read(read),
+            };
+            match happening {
+                Happening::Shutdown => return Err(shutting_down()),
+                Happening::Replaced => return Err(self.replaced()),
+                Happening::Gone => return Ok(()),
+                Happening::Committed(result) => self.acks.settle(result).map_err(|error| from_log(&error))?,
+                Happening::Asked(None) => self.half_closed = true,
+                Happening::Asked(Some(request)) => self.asked(request?)?,
+                Happening::Read(slice) => self.feed.take(slice.map_err(|error| from_log(&error))?),
+                Happening::Room(Some(room)) => {
+                    if let Some(response) = waiting.take() {
+                        outbox.send(response, room);
+                    }
+                }
+                Happening::Room(None) => return Ok(()),
+                Happening::ProgressDue => {
+                    waiting = Some(self.feed.progress()?);
+                    progress_from = tokio::time::Instant::now() + PROGRESS_INTERVAL;
+                }
+            }
+        }
+    }
+
+    fn asked(&mut self, request: proto::SubscribeRequest) -> Result<(), Status> {
+        match request.request {
+            Some(Asked::Credit(credit)) => self.feed.add_credit(credit.events),
+            Some(Asked::Acknowledge(acknowledge)) => self.acks.acknowledge(Offset(acknowledge.offset)),
+            Some(Asked::Start(_)) => Err(Status::invalid_argument("start may be sent only once, as the first request")),
+            // A request of a later version of the contract.
+            None => Err(Status::unimplemented("this daemon does not know that request: it is older than the client")),
+        }
+    }
+
+    fn replaced(&self) -> Status {
+        let name = self.plan.consumer.as_ref().map_or("", |name| name.as_str());
+        Status::aborted(format!("consumer {name:?} was subscribed again elsewhere, and that subscription goes on"))
+    }
+}
+
+/// Bytes a response keeps in memory, roughly.
+fn size(response: &Response) -> usize {
+    match response {
+        Response::Events(bytes) => bytes.len(),
+        Response::Schema(schema) => prost::Message::encoded_len(schema),
+        Response::Started(_) | Response::Progress(_) => 64,
+    }
+}

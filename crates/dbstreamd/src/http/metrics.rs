@@ -1,0 +1,172 @@
+//! `/metrics`: what a Prometheus server reads. Names and meanings are listed in docs/operations.md.
+//!
+//! Nothing is counted here: each scrape takes the snapshots that the API shows too. The log's own histograms are
+//! registered as they are.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use dbstreamd_source::State;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::{Shared, problem};
+use crate::directory::{ConsumerSnapshot, StreamSnapshot};
+use crate::process;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Of<T> = (&'static str, &'static str, fn(&T) -> f64);
+
+const STREAM_GAUGES: &[Of<StreamSnapshot>] = &[
+    ("dbstreamd_stream_epoch", "Rises when continuity with the source was broken", |s| f64::from(s.watermarks.epoch.0)),
+    ("dbstreamd_stream_appended_offset", "Newest offset taken in", |s| float(s.watermarks.appended.0)),
+    ("dbstreamd_stream_durable_offset", "Newest offset that is fsynced", |s| float(s.watermarks.durable.0)),
+    ("dbstreamd_stream_visible_offset", "Newest offset that consumers see", |s| float(s.watermarks.visible.0)),
+    ("dbstreamd_stream_first_offset", "Lowest offset that can still be read", |s| float(s.first_offset().0)),
+    ("dbstreamd_stream_source_lsn", "End of the source's WAL as last heard", |s| float(s.source_lsn.0)),
+    ("dbstreamd_stream_received_lsn", "End of what was received", |s| float(s.received_lsn.0)),
+    ("dbstreamd_stream_visible_lsn", "End of the newest visible transaction", |s| float(s.watermarks.visible_lsn.0)),
+    ("dbstreamd_stream_confirmed_lsn", "Durable here; how far the source may forget", |s| float(s.watermarks.confirmed_through.0)),
+    ("dbstreamd_stream_lag_bytes", "Bytes of the source's WAL that are not yet durable here", |s| float(s.lag_bytes())),
+    ("dbstreamd_stream_lag_seconds", "Age of the newest received commit while behind, else 0", StreamSnapshot::lag_seconds),
+    ("dbstreamd_stream_visible_commit_timestamp_seconds", "Commit time of the newest visible transaction", |s| seconds(s.watermarks.visible_commit_time)),
+    ("dbstreamd_stream_last_heard_timestamp_seconds", "When the source last sent anything", |s| seconds(s.last_heard)),
+    ("dbstreamd_stream_log_bytes", "Bytes of the log on disk that belong to the stream", |s| float(s.log_bytes)),
+];
+
+const STREAM_COUNTERS: &[Of<StreamSnapshot>] = &[
+    ("dbstreamd_stream_received_bytes", "Bytes received from the source", |s| float(s.bytes_received)),
+    ("dbstreamd_stream_received_events", "Events received from the source", |s| float(s.events_received)),
+    ("dbstreamd_stream_received_transactions", "Transactions received from the source", |s| float(s.transactions_received)),
+    ("dbstreamd_stream_reconnects", "Sessions with the source after the first", |s| float(s.reconnects)),
+];
+
+const CONSUMER_GAUGES: &[Of<ConsumerSnapshot>] = &[
+    ("dbstreamd_consumer_committed_offset", "Newest offset the consumer committed", |c| float(c.committed.0)),
+    ("dbstreamd_consumer_lag_events", "Visible events the consumer has not committed", |c| float(c.lag_events)),
+    ("dbstreamd_consumer_lag_bytes", "Bytes of the log between the consumer and the newest visible event", |c| float(c.lag_bytes)),
+    ("dbstreamd_consumer_connected", "1 while the consumer is subscribed", |c| if c.connected { 1.0 } else { 0.0 }),
+];
+
+/// A registry over everything the daemon knows.
+pub(super) fn registry(shared: &Arc<Shared>) -> Arc<Registry> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshots(Arc::clone(shared))));
+    let log = shared.directory.log().metrics();
+    let mut sub = |name: &str, help: &str, metric: Box<dyn prometheus_client::registry::Metric>| {
+        registry.register(format!("dbstreamd_log_{name}"), help, metric);
+    };
+    sub("flushes", "Group commits", Box::new(log.flushes.clone()));
+    sub("flush_bytes", "Bytes per group commit, as stored", Box::new(log.flush_bytes.clone()));
+    sub("flush_seconds", "Seconds per group commit, fsync included", Box::new(log.flush_seconds.clone()));
+    sub("chunks", "Chunks written", Box::new(log.chunks.clone()));
+    sub("events", "Events written", Box::new(log.events.clone()));
+    sub("body_bytes", "Bytes of event bodies written, before compression", Box::new(log.body_bytes.clone()));
+    sub("stored_bytes", "Bytes of chunks written, as stored", Box::new(log.stored_bytes.clone()));
+    sub("tail_chunks", "Chunks served from memory", Box::new(log.ring_hits.clone()));
+    sub("disk_chunks", "Chunks read from disk", Box::new(log.disk_chunks.clone()));
+    sub("partitions_dropped", "Partitions removed by retention", Box::new(log.partitions_dropped.clone()));
+    sub("damaged_chunks", "Chunks that could not be read back", Box::new(log.damaged_chunks.clone()));
+    Arc::new(registry)
+}
+
+pub(super) async fn render(registry: Arc<Registry>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, format!("the metrics could not be rendered: {error}")),
+    }
+}
+
+struct Snapshots(Arc<Shared>);
+
+impl fmt::Debug for Snapshots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Snapshots")
+    }
+}
+
+impl Collector for Snapshots {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let shared = &self.0;
+        let streams = shared.directory.snapshots().map_err(|_| fmt::Error)?;
+        let consumers = shared.directory.consumers(None).map_err(|_| fmt::Error)?;
+        for (name, help, of) in STREAM_GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for stream in &streams {
+                ConstGauge::new(of(stream)).encode(family.encode_family(&[("stream", stream.name.as_str())])?)?;
+            }
+        }
+        for (name, help, of) in STREAM_COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for stream in &streams {
+                ConstCounter::new(of(stream)).encode(family.encode_family(&[("stream", stream.name.as_str())])?)?;
+            }
+        }
+        states(&mut encoder, &streams)?;
+        for (name, help, of) in CONSUMER_GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for consumer in &consumers {
+                let labels = [("stream", consumer.stream.as_str()), ("consumer", consumer.name.as_str())];
+                ConstGauge::new(of(consumer)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        daemon(&mut encoder, shared)
+    }
+}
+
+/// One sample per stream and state, 1 for the state it is in.
+fn states(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fmt::Result {
+    let help = "1 for the state the stream is in";
+    let mut family = encoder.encode_descriptor("dbstreamd_stream_state", help, None, MetricType::Gauge)?;
+    for stream in streams {
+        for state in [State::Init, State::Setup, State::Streaming, State::Failed] {
+            let is = stream.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.state == state);
+            let labels = [("stream", stream.name.as_str()), ("state", state.name())];
+            ConstGauge::new(i64::from(is)).encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn daemon(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
+    let log = shared.directory.log();
+    let taken = |seats: &tokio::sync::Semaphore, of: usize| size(of.saturating_sub(seats.available_permits()));
+    let usage = process::usage();
+    let gauges = [
+        ("dbstreamd_subscribers", "gRPC subscriptions now", taken(&shared.subscribers, shared.subscribers_max)),
+        ("dbstreamd_event_streams", "Event streams over HTTP now", taken(&shared.event_streams, shared.event_streams_max)),
+        ("dbstreamd_credit_window_used_bytes", "Received bytes that are not durable yet", size(shared.window.used())),
+        ("dbstreamd_credit_window_limit_bytes", "How many there may be before reading stops", size(shared.window.limit())),
+        ("dbstreamd_log_disk_bytes", "Bytes of the log on disk", float(log.disk_bytes())),
+        ("dbstreamd_log_failed", "1 when the log stopped writing for good", if log.failure().is_some() { 1.0 } else { 0.0 }),
+        ("process_resident_memory_bytes", "Resident memory", float(usage.resident_bytes)),
+        ("process_open_fds", "Open file descriptors", float(usage.open_files)),
+        ("process_start_time_seconds", "Start of the process, seconds since 1970-01-01 UTC", usage.started_seconds),
+    ];
+    for (name, help, value) in gauges {
+        ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    let cpu = encoder.encode_descriptor("process_cpu_seconds", "CPU time, user and system", None, MetricType::Counter)?;
+    ConstCounter::new(usage.cpu_seconds).encode(cpu)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in floats")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+fn size(number: usize) -> f64 {
+    float(number as u64)
+}
+
+fn seconds(time: dbstreamd_model::Timestamp) -> f64 {
+    time.seconds_since(dbstreamd_model::Timestamp(0))
+}

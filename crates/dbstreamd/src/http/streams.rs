@@ -1,0 +1,88 @@
+//! `/v1/streams`, `/v1/streams/{name}` and `/v1/consumers`: snapshots as JSON.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use dbstreamd_log::LogError;
+use serde_json::{Value, json};
+
+use super::{Shared, problem};
+use crate::directory::{ConsumerSnapshot, StreamSnapshot, UnknownStream};
+use crate::position::rfc3339;
+
+pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.directory.snapshots() {
+        Ok(snapshots) => Json(json!({ "streams": snapshots.iter().map(stream).collect::<Vec<_>>() })).into_response(),
+        Err(error) => log_problem(&error),
+    }
+}
+
+pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    let entry = match shared.directory.find(&name) {
+        Ok(entry) => entry,
+        Err(error) => return unknown(&error),
+    };
+    match shared.directory.snapshot(entry) {
+        Ok(snapshot) => Json(stream(&snapshot)).into_response(),
+        Err(error) => log_problem(&error),
+    }
+}
+
+pub(super) async fn consumers(State(shared): State<Arc<Shared>>) -> Response {
+    match shared.directory.consumers(None) {
+        Ok(consumers) => Json(json!({ "consumers": consumers.iter().map(consumer).collect::<Vec<_>>() })).into_response(),
+        Err(error) => log_problem(&error),
+    }
+}
+
+pub(super) fn unknown(error: &UnknownStream) -> Response {
+    problem(StatusCode::NOT_FOUND, error.to_string())
+}
+
+pub(super) fn log_problem(error: &LogError) -> Response {
+    problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+}
+
+fn stream(snapshot: &StreamSnapshot) -> Value {
+    let marks = &snapshot.watermarks;
+    json!({
+        "name": snapshot.name.as_str(),
+        "state": snapshot.state_name(),
+        "error": Some(snapshot.error()).filter(|error| !error.is_empty()),
+        "epoch": marks.epoch.0,
+        "appended_offset": marks.appended.0,
+        "durable_offset": marks.durable.0,
+        "visible_offset": marks.visible.0,
+        "first_offset": snapshot.first_offset().0,
+        "confirmed_through_lsn": marks.confirmed_through.to_string(),
+        "visible_lsn": marks.visible_lsn.to_string(),
+        "received_lsn": snapshot.received_lsn.to_string(),
+        "source_lsn": snapshot.source_lsn.to_string(),
+        "visible_commit_time": rfc3339(marks.visible_commit_time),
+        "last_heard": rfc3339(snapshot.last_heard),
+        "lag_bytes": snapshot.lag_bytes(),
+        "lag_seconds": snapshot.lag_seconds(),
+        "bytes_received": snapshot.bytes_received,
+        "events_received": snapshot.events_received,
+        "transactions_received": snapshot.transactions_received,
+        "reconnects": snapshot.reconnects,
+        "log_bytes": snapshot.log_bytes,
+        "slot": snapshot.slot,
+        "publication": snapshot.publication,
+    })
+}
+
+fn consumer(snapshot: &ConsumerSnapshot) -> Value {
+    json!({
+        "stream": snapshot.stream.as_str(),
+        "name": snapshot.name.as_str(),
+        "committed_offset": snapshot.committed.0,
+        "committed_at": rfc3339(snapshot.committed_at),
+        "lag_events": snapshot.lag_events,
+        "lag_bytes": snapshot.lag_bytes,
+        "connected": snapshot.connected,
+    })
+}
