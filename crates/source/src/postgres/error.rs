@@ -27,7 +27,9 @@ pub enum PgError {
         source: io::Error,
     },
     /// Nobody answered there.
-    #[error("cannot connect to {address}: {source}; check that PostgreSQL runs there, that listen_addresses and port fit, and that no firewall is between")]
+    #[error(
+        "cannot connect to {address}: {source}; check that PostgreSQL runs there, that listen_addresses and port fit, and that no firewall is between"
+    )]
     Unreachable {
         /// Host and port, or the socket file.
         address: String,
@@ -54,7 +56,9 @@ pub enum PgError {
         detail: String,
     },
     /// Connected to a server in the wrong role.
-    #[error("{address} is {found}, but target_session_attrs={wanted}; give the address of a fitting server, or all of them")]
+    #[error(
+        "{address} is {found}, but target_session_attrs={wanted}; give the address of a fitting server, or all of them"
+    )]
     WrongRole {
         /// Host and port, or the socket file.
         address: String,
@@ -72,31 +76,41 @@ pub enum PgError {
         error: Box<ServerError>,
     },
     /// The server wants a password and there is none.
-    #[error("the server asks for a password of user {user:?} and none is set; put it into the connection string, PGPASSWORD or the password file")]
+    #[error(
+        "the server asks for a password of user {user:?} and none is set; put it into the connection string, PGPASSWORD or the password file"
+    )]
     PasswordMissing {
         /// The role.
         user: String,
     },
     /// The server wants the password in clear over a connection that others can read.
-    #[error("{address} asks for the password in clear text over an unencrypted connection, which would show it to the network; use sslmode=require, a Unix socket or scram-sha-256 in pg_hba.conf, or allow it with allow_cleartext_password = true")]
+    #[error(
+        "{address} asks for the password in clear text over an unencrypted connection, which would show it to the network; use sslmode=require, a Unix socket or scram-sha-256 in pg_hba.conf, or allow it with allow_cleartext_password = true"
+    )]
     CleartextRefused {
         /// Host and port.
         address: String,
     },
     /// A way of authenticating that we do not speak.
-    #[error("the server asks for {method} authentication, which dbstreamd does not speak; use scram-sha-256 (or a client certificate) for this user in pg_hba.conf")]
+    #[error(
+        "the server asks for {method} authentication, which dbstreamd does not speak; use scram-sha-256 (or a client certificate) for this user in pg_hba.conf"
+    )]
     AuthMethod {
         /// Its name.
         method: String,
     },
     /// The exchange of proofs failed, or the server could not prove that it knows the password.
-    #[error("SCRAM authentication failed: {0}; the server may be an impostor, do not send it a password in another way")]
+    #[error(
+        "SCRAM authentication failed: {0}; the server may be an impostor, do not send it a password in another way"
+    )]
     Scram(String),
     /// The connection cannot be bound to the TLS channel.
     #[error("channel_binding=require cannot be met: {0}")]
     ChannelBinding(&'static str),
     /// The server does not do TLS.
-    #[error("{address} does not accept TLS and sslmode={mode} demands it; set ssl = on at the server, or choose another sslmode")]
+    #[error(
+        "{address} does not accept TLS and sslmode={mode} demands it; set ssl = on at the server, or choose another sslmode"
+    )]
     TlsRefused {
         /// Host and port.
         address: String,
@@ -104,7 +118,9 @@ pub enum PgError {
         mode: &'static str,
     },
     /// Bytes in clear after the answer to our request for TLS: somebody injects data.
-    #[error("{address} sent unencrypted bytes after agreeing to TLS; somebody between may be injecting data, the connection was closed")]
+    #[error(
+        "{address} sent unencrypted bytes after agreeing to TLS; somebody between may be injecting data, the connection was closed"
+    )]
     TlsInjection {
         /// Host and port.
         address: String,
@@ -139,7 +155,9 @@ pub enum PgError {
         source: io::Error,
     },
     /// A setting that decides how values are printed is not what we asked for.
-    #[error("the server runs this session with {name} = {found:?} instead of {wanted:?}: values would not be in the one form that consumers rely on; remove what overrides it (a connection pooler in between? connect to PostgreSQL directly)")]
+    #[error(
+        "the server runs this session with {name} = {found:?} instead of {wanted:?}: values would not be in the one form that consumers rely on; remove what overrides it (a connection pooler in between? connect to PostgreSQL directly)"
+    )]
     SettingNotHeld {
         /// Setting.
         name: &'static str,
@@ -297,14 +315,20 @@ impl ServerError {
             "28000" if self.message.contains("pg_hba.conf") => {
                 "allow this host, user and database in the server's pg_hba.conf (replication connections use the database's line) and reload it"
             }
-            "28000" if self.message.contains("does not exist") => "create the role, or correct the user in the connection string",
+            "28000" if self.message.contains("does not exist") => {
+                "create the role, or correct the user in the connection string"
+            }
             "28000" => "check the user's right to log in",
             "3D000" => "create the database, or correct its name in the connection string",
-            "53300" => "the server has no free connection or walsender: raise max_connections or max_wal_senders, or close other clients",
+            "53300" => {
+                "the server has no free connection or walsender: raise max_connections or max_wal_senders, or close other clients"
+            }
             "53400" => "raise max_replication_slots, or drop a slot that nobody uses",
             "57P01" | "57P02" => "the server was shut down or restarted; dbstreamd connects again by itself",
             "57P03" => "the server is starting up or shutting down; dbstreamd tries again by itself",
-            "55006" => "another connection uses the slot: it is released when that one ends (see pg_stat_replication), one slot serves one reader",
+            "55006" => {
+                "another connection uses the slot: it is released when that one ends (see pg_stat_replication), one slot serves one reader"
+            }
             "42501" => "grant the missing privilege to this role (replication needs ALTER ROLE … REPLICATION)",
             "55000" if self.message.contains("wal_level") => "set wal_level = logical at the server and restart it",
             "42704" if self.message.contains("replication slot") => "create the slot, or let dbstreamd create it",
@@ -349,7 +373,12 @@ mod tests {
     use super::*;
 
     fn server(sqlstate: &str, message: &str) -> ServerError {
-        ServerError { severity: "FATAL".into(), sqlstate: sqlstate.into(), message: message.into(), ..Default::default() }
+        ServerError {
+            severity: "FATAL".into(),
+            sqlstate: sqlstate.into(),
+            message: message.into(),
+            ..Default::default()
+        }
     }
 
     #[test]

@@ -1,0 +1,41 @@
+//! PostgreSQL as a source: our own replication client, setup, and the [`Source`](crate::Source) built from them.
+//!
+//! ```text
+//!   options ─▶ socket ─▶ tls ─▶ auth ─▶ connection ─┬─▶ setup      (SQL)
+//!                                                   └─▶ replication ─▶ wal ──▶ decode ──▶ source
+//!                                                                      feedback ◀──────────┘
+//! ```
+//!
+//! `wire` frames the messages of an ordinary conversation, `pacing` decides when `wal` reads, `kernel` holds the few
+//! system calls that no safe crate offers.
+
+mod auth;
+mod connection;
+mod decode;
+mod error;
+mod feedback;
+mod kernel;
+mod options;
+mod pacing;
+mod replication;
+mod secret;
+pub mod setup;
+mod socket;
+mod source;
+mod tls;
+mod wal;
+mod wire;
+
+pub use connection::{Connection, Row, SessionKind, decode_profile};
+pub use decode::DecodeError;
+pub use error::{PgError, ServerError, SystemIdentity};
+pub use feedback::FeedbackWriter;
+pub use options::{
+    ChannelBinding, ConnectOptions, Endpoint, Host, Keepalive, OptionsError, RootCert, SslMode, SslNegotiation,
+    TargetSession,
+};
+pub use replication::{CreatedSlot, Replication, quote_identifier, quote_literal};
+pub use secret::Secret;
+pub use setup::{SetupError, SourceSettings};
+pub use source::PostgresSource;
+pub use wal::{WalFrame, WalReader};
