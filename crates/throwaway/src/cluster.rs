@@ -134,6 +134,11 @@ impl Cluster {
         format!("postgres://{SUPERUSER}:{password}@{host}:{port}/{database}")
     }
 
+    /// The folder of everything that belongs to the cluster. What else is put into it goes when the cluster goes.
+    pub fn folder(&self) -> &Path {
+        self.parts.folder.path()
+    }
+
     /// PostgreSQL's data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.parts.folder.path().join("data")
