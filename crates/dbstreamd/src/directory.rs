@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dbstreamd_log::{Log, LogError, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
-use dbstreamd_source::{Lifecycle, State, StreamStatus};
+use dbstreamd_source::{Lifecycle, StreamStatus};
 
 use crate::consumers::Registry;
 
@@ -64,10 +64,6 @@ impl StreamSnapshot {
             None => UNCONFIGURED,
             Some(lifecycle) => lifecycle.error.as_deref().unwrap_or_default(),
         }
-    }
-
-    pub(crate) fn failed(&self) -> bool {
-        self.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.state == State::Failed)
     }
 
     /// The lowest offset that can still be read.

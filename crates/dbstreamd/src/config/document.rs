@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use dbstreamd_source::postgres::setup::TablesWithoutIdentity;
 use serde::de::{Deserializer, Error, Visitor};
 use serde::Deserialize;
 
@@ -96,6 +97,7 @@ pub(super) struct Source {
     pub(super) password_env: Option<String>,
     pub(super) tables: Option<Vec<String>>,
     pub(super) exclude: Option<Vec<String>>,
+    pub(super) tables_without_identity: Option<TablesWithoutIdentity>,
     pub(super) slot: Option<String>,
     pub(super) publication: Option<String>,
     pub(super) create_slot: Option<bool>,
@@ -126,7 +128,7 @@ pub(super) struct Limit<T>(pub(super) Option<T>);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text("a whole number of at least 1", |text| {
+        deserializer.deserialize_any(Text("a whole number of at least 1", |text: &str| {
             text.parse().ok().filter(|&count| count > 0).map(Self).ok_or_else(|| format!("{text} is not a whole number of at least 1"))
         }))
     }
@@ -134,19 +136,19 @@ impl<'de> Deserialize<'de> for Count {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text("a size such as \"512MiB\"", |text| units::size(text).map(Self)))
+        deserializer.deserialize_any(Text("a size such as \"512MiB\"", |text: &str| units::size(text).map(Self)))
     }
 }
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text("a duration such as \"500us\" or \"7d\"", |text| units::duration(text).map(Self)))
+        deserializer.deserialize_any(Text("a duration such as \"500us\" or \"7d\"", |text: &str| units::duration(text).map(Self)))
     }
 }
 
 impl<'de> Deserialize<'de> for Limit<Size> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text("a size such as \"50GiB\", or \"none\"", |text| match text {
+        deserializer.deserialize_any(Text("a size such as \"50GiB\", or \"none\"", |text: &str| match text {
             "none" => Ok(Self(None)),
             text => units::size(text).map(|bytes| Self(Some(Size(bytes)))),
         }))
@@ -155,7 +157,7 @@ impl<'de> Deserialize<'de> for Limit<Size> {
 
 impl<'de> Deserialize<'de> for Limit<Period> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text("a duration such as \"7d\", or \"none\"", |text| match text {
+        deserializer.deserialize_any(Text("a duration such as \"7d\", or \"none\"", |text: &str| match text {
             "none" => Ok(Self(None)),
             text => units::duration(text).map(|age| Self(Some(Period(age)))),
         }))

@@ -47,6 +47,7 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("password_env", Kind::Text),
     ("tables", Kind::List),
     ("exclude", Kind::List),
+    ("tables_without_identity", Kind::Text),
     ("slot", Kind::Text),
     ("publication", Kind::Text),
     ("create_slot", Kind::Flag),

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use dbstreamd_model::StreamName;
-use dbstreamd_source::postgres::{ConnectOptions, Secret, SourceSettings, TablePattern};
+use dbstreamd_source::postgres::setup::TablePattern;
+use dbstreamd_source::postgres::{ConnectOptions, Secret, SourceSettings};
 use serde::Deserialize;
 
 use super::document::{Document, Source};
@@ -168,13 +169,14 @@ fn check(
         None => name_after(&connect.database, taken).parse().map_err(|error| fail(format!("name: {error}")))?,
     };
     taken.insert(name.to_string());
-    let own_name = identifier(name.as_str());
-    let slot = source.slot.unwrap_or_else(|| own_name.clone());
-    if slot.is_empty() || slot.len() > IDENTIFIER_BYTES_MAX || !slot.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+    let defaults = SourceSettings::new(name, connect);
+    let slot = source.slot.unwrap_or(defaults.slot);
+    let slot_character = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if !(1..=IDENTIFIER_BYTES_MAX).contains(&slot.len()) || !slot.bytes().all(slot_character) {
         return Err(fail(format!("slot: {slot:?} cannot name a replication slot: use 1 to 63 of the characters a-z 0-9 _")));
     }
-    let publication = source.publication.unwrap_or(own_name);
-    if publication.is_empty() || publication.len() > IDENTIFIER_BYTES_MAX {
+    let publication = source.publication.unwrap_or(defaults.publication);
+    if !(1..=IDENTIFIER_BYTES_MAX).contains(&publication.len()) {
         return Err(fail(format!("publication: {publication:?} cannot name a publication: use 1 to 63 bytes")));
     }
     let patterns = |key: &str, texts: Vec<String>| {
@@ -183,13 +185,13 @@ fn check(
             .map(|text| text.parse::<TablePattern>().map_err(|error| fail(format!("{key}: {error}"))))
             .collect::<Result<Vec<_>, _>>()
     };
-    let defaults = SourceSettings::new(name, connect);
     let period = |given: Option<super::document::Period>, default: Duration| given.map_or(default, |period| period.0);
     Ok(SourceSettings {
         tables: match source.tables {
             Some(tables) => patterns("tables", tables)?,
             None => defaults.tables,
         },
+        tables_without_identity: source.tables_without_identity.unwrap_or(defaults.tables_without_identity),
         exclude: patterns("exclude", source.exclude.unwrap_or_default())?,
         slot,
         publication,
@@ -236,10 +238,4 @@ fn name_after(database: &str, taken: &BTreeSet<String>) -> String {
         return base;
     }
     (2_u32..).map(|number| format!("{base}-{number}")).find(|name| !taken.contains(name)).unwrap_or(base)
-}
-
-/// What slot and publication are called unless told otherwise.
-fn identifier(stream: &str) -> String {
-    let plain = stream.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-    format!("dbstreamd_{plain}").chars().take(IDENTIFIER_BYTES_MAX).collect()
 }

@@ -151,11 +151,11 @@ impl Feed {
         let start = from.checked_sub(1).and_then(|before| run.ends.get(before)).map_or(0, |&end| end as usize);
         let fits = ends.partition_point(|&end| end as usize - start <= BATCH_BYTES_MAX).max(1);
         let Some(&end) = ends.get(fits - 1) else {
-            return Err(encode::broken(chunk.event(from).offset));
+            return Err(encode::broken(chunk.first_offset().advance(from as u64)));
         };
         let bytes: Bytes = run.bytes.slice(start..end as usize);
         range.start = from + fits;
-        self.considered = chunk.event(range.start - 1).offset;
+        self.considered = chunk.first_offset().advance(range.start as u64).previous();
         self.reported = self.considered;
         spend(&mut self.credit, fits);
         Ok(Some(Response::Events(bytes)))

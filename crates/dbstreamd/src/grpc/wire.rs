@@ -10,15 +10,15 @@ use crate::proto;
 
 /// Wire-compatible with `dbstreamd.v1.SubscribeResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct WireResponse {
+pub(crate) struct WireResponse {
     /// One of the four.
     #[prost(oneof = "Response", tags = "1, 2, 3, 4")]
-    pub response: Option<Response>,
+    pub(crate) response: Option<Response>,
 }
 
 /// What a response holds; the field numbers are those of `SubscribeResponse`.
 #[derive(Clone, PartialEq, prost::Oneof)]
-pub enum Response {
+pub(crate) enum Response {
     /// Once, first.
     #[prost(message, tag = "1")]
     Started(proto::Started),

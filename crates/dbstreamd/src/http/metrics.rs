@@ -60,20 +60,27 @@ pub(super) fn registry(shared: &Arc<Shared>) -> Arc<Registry> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Snapshots(Arc::clone(shared))));
     let log = shared.directory.log().metrics();
-    let mut sub = |name: &str, help: &str, metric: Box<dyn prometheus_client::registry::Metric>| {
-        registry.register(format!("dbstreamd_log_{name}"), help, metric);
-    };
-    sub("flushes", "Group commits", Box::new(log.flushes.clone()));
-    sub("flush_bytes", "Bytes per group commit, as stored", Box::new(log.flush_bytes.clone()));
-    sub("flush_seconds", "Seconds per group commit, fsync included", Box::new(log.flush_seconds.clone()));
-    sub("chunks", "Chunks written", Box::new(log.chunks.clone()));
-    sub("events", "Events written", Box::new(log.events.clone()));
-    sub("body_bytes", "Bytes of event bodies written, before compression", Box::new(log.body_bytes.clone()));
-    sub("stored_bytes", "Bytes of chunks written, as stored", Box::new(log.stored_bytes.clone()));
-    sub("tail_chunks", "Chunks served from memory", Box::new(log.ring_hits.clone()));
-    sub("disk_chunks", "Chunks read from disk", Box::new(log.disk_chunks.clone()));
-    sub("partitions_dropped", "Partitions removed by retention", Box::new(log.partitions_dropped.clone()));
-    sub("damaged_chunks", "Chunks that could not be read back", Box::new(log.damaged_chunks.clone()));
+    let counters = [
+        ("flushes", "Group commits", &log.flushes),
+        ("chunks", "Chunks written", &log.chunks),
+        ("events", "Events written", &log.events),
+        ("body_bytes", "Bytes of event bodies written, before compression", &log.body_bytes),
+        ("stored_bytes", "Bytes of chunks written, as stored", &log.stored_bytes),
+        ("tail_chunks", "Chunks served from memory", &log.ring_hits),
+        ("disk_chunks", "Chunks read from disk", &log.disk_chunks),
+        ("partitions_dropped", "Partitions removed by retention", &log.partitions_dropped),
+        ("damaged_chunks", "Chunks that could not be read back", &log.damaged_chunks),
+    ];
+    for (name, help, counter) in counters {
+        registry.register(format!("dbstreamd_log_{name}"), help, counter.clone());
+    }
+    let histograms = [
+        ("flush_bytes", "Bytes per group commit, as stored", &log.flush_bytes),
+        ("flush_seconds", "Seconds per group commit, fsync included", &log.flush_seconds),
+    ];
+    for (name, help, histogram) in histograms {
+        registry.register(format!("dbstreamd_log_{name}"), help, histogram.clone());
+    }
     Arc::new(registry)
 }
 

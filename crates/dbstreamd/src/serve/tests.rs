@@ -1,0 +1,1 @@
+//! Both servers over a real log, real sockets and real clients.
