@@ -10,7 +10,7 @@ use std::io::Write;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
-use dbstreamd_model::Lsn;
+use dbstreamd_model::{Lsn, Timestamp};
 use serde_json::{Value, json};
 
 use crate::proto::{self, Operation, cell};
@@ -203,9 +203,8 @@ pub(crate) fn operation_name(event: &proto::Event) -> Result<&'static str, JsonE
 }
 
 /// A time in microseconds since 1970 as RFC 3339 with microseconds, in UTC; none for 0, "not known".
-pub(crate) fn rfc3339(micros: i64) -> Option<String> {
-    let time = jiff::Timestamp::from_microsecond(micros).ok().filter(|_| micros != 0)?;
-    Some(time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
+fn rfc3339(micros: i64) -> Option<String> {
+    crate::position::rfc3339(Timestamp(micros))
 }
 
 /// Lower-case hexadecimal.

@@ -1,0 +1,46 @@
+//! The connection to a daemon, and what its refusals mean to the person who typed the command.
+
+use std::error::Error;
+
+use tonic::{Code, Status};
+
+use super::CliError;
+use crate::proto::{self, Client};
+
+/// Connects, or says that nobody is there.
+pub(super) async fn connect(server: &str) -> Result<Client, CliError> {
+    proto::connect(server).await.map_err(|error| no_daemon(server, &error))
+}
+
+fn no_daemon(server: &str, error: &tonic::transport::Error) -> CliError {
+    let mut cause: &dyn Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    CliError::Failed(format!(
+        "no dbstreamd answers at {server} ({cause}). Start one with `dbstreamd serve`, or name its gRPC address with --server"
+    ))
+}
+
+/// Whether a call ended because the connection did, rather than because the daemon refused it.
+pub(super) fn is_disconnect(status: &Status) -> bool {
+    // A status that came over the wire has no source; one made by our own side of the connection has.
+    status.code() == Code::Unavailable || status.source().is_some()
+}
+
+/// The daemon's refusal as our failure; its messages name cause and remedy already.
+pub(super) fn refused(server: &str, status: &Status) -> CliError {
+    let message = match status.message() {
+        "" => "no reason given",
+        message => message,
+    };
+    match status.code() {
+        Code::Unimplemented => CliError::Failed(format!(
+            "what answers at {server} is no dbstreamd, or another version of it ({message}). Name a dbstreamd's gRPC address with --server"
+        )),
+        _ if is_disconnect(status) => CliError::Failed(format!(
+            "the connection to the daemon at {server} broke ({message}). Is it still running, and is this its gRPC address?"
+        )),
+        _ => CliError::Failed(message.to_owned()),
+    }
+}

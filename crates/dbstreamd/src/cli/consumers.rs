@@ -1,0 +1,49 @@
+//! `dbstreamd consumers`: who reads, and how far they got.
+
+use dbstreamd_model::Timestamp;
+use serde_json::json;
+
+use super::output::age_text;
+use super::{CliError, Format, ListArguments, Output, Paint, bytes_text, client, count_text};
+use crate::json::consumer_json;
+use crate::proto::{Consumer, ListConsumersRequest};
+
+pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
+    let server = &arguments.server.server;
+    let mut client = client::connect(server).await?;
+    let request = ListConsumersRequest { stream: String::new() };
+    let answer = client.list_consumers(request).await.map_err(|status| client::refused(server, &status))?;
+    let consumers = answer.into_inner().consumers;
+    let mut out = Output::new();
+    match arguments.format {
+        Format::Json => {
+            let document = json!({ "consumers": consumers.iter().map(consumer_json).collect::<Vec<_>>() });
+            out.line(&document.to_string())?;
+        }
+        Format::Text if consumers.is_empty() => {
+            out.line("no named consumers yet: one appears when it subscribes under a name (dbstreamd tail --consumer NAME)")?;
+        }
+        Format::Text => {
+            let headings = ["STREAM", "CONSUMER", "COMMITTED", "BEHIND", "BYTES", "LAST COMMIT", "NOW"];
+            out.table(&headings, &consumers.iter().map(row).collect::<Vec<_>>())?;
+        }
+    }
+    out.flush()
+}
+
+fn row(consumer: &Consumer) -> Vec<(Paint, String)> {
+    let committed_at = match consumer.committed_at_us {
+        0 => "never".to_owned(),
+        at => format!("{} ago", age_text(Timestamp::now().0.saturating_sub(at))),
+    };
+    let (paint, now) = if consumer.connected { (Paint::Good, "connected") } else { (Paint::Dim, "away") };
+    vec![
+        (Paint::Plain, consumer.stream.clone()),
+        (Paint::Bold, consumer.name.clone()),
+        (Paint::Plain, count_text(consumer.committed_offset)),
+        (Paint::Plain, count_text(consumer.lag_events)),
+        (Paint::Plain, bytes_text(consumer.lag_bytes)),
+        (Paint::Plain, committed_at),
+        (paint, now.to_owned()),
+    ]
+}

@@ -1,0 +1,271 @@
+//! The command line: what can be said, and what each command's end means.
+//!
+//! Scripts rely on it (README, "Commands"): exit code 0 done, 1 refused or failed with one line on stderr,
+//! 2 usage, 130 interrupted. Every command is a file; none of them knows how another works.
+
+mod check;
+mod client;
+mod consumers;
+mod error;
+mod output;
+mod pretty;
+mod serve;
+mod signals;
+mod streams;
+mod tail;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, Overrides};
+
+pub(crate) use error::{CliError, note};
+pub(crate) use output::{Output, Paint, bytes_text, count_text};
+pub(crate) use pretty::Pretty;
+pub(crate) use signals::Signals;
+
+/// PostgreSQL's changes as a durable, replayable stream.
+#[derive(Parser, Debug)]
+#[command(name = "dbstreamd", version, propagate_version = true, after_help = EXAMPLES, subcommand_required = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Read from the working directory when nothing else is said.
+const CONFIG_FILE: &str = "dbstreamd.toml";
+
+const EXAMPLES: &str = "\
+Examples:
+  dbstreamd demo                                        see it work, without a database of your own
+  dbstreamd check --source postgres://me@host/shop      would it work with this database?
+  dbstreamd serve --source postgres://me@host/shop      capture its changes and serve them
+  dbstreamd tail --from earliest                        read them
+
+Exit codes: 0 done, 1 refused or failed (one line on stderr says why), 2 usage, 130 interrupted.";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show it at work: a throwaway PostgreSQL with a small shop's traffic, and its changes as they arrive
+    Demo(DemoArguments),
+    /// Capture changes into the log and serve them, until stopped
+    Serve(ServeArguments),
+    /// Look whether the sources can be captured, and change nothing
+    Check(CheckArguments),
+    /// List the streams of a running daemon
+    Streams(ListArguments),
+    /// List the named consumers of a running daemon
+    Consumers(ListArguments),
+    /// Print changes of a running daemon as they come
+    Tail(tail::TailArguments),
+}
+
+/// Options of `demo`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Needs PostgreSQL's server programs (Debian: apt-get install postgresql), but no server: it starts one of its own in a
+temporary folder. Everything is removed at the end, also after Ctrl-C.
+
+Examples:
+  dbstreamd demo
+  dbstreamd demo --seconds 60 --rate 2000")]
+pub(crate) struct DemoArguments {
+    /// How long the traffic runs
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) seconds: u32,
+    /// Transactions per second to aim at
+    #[arg(long, value_name = "TX_PER_S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rate: u32,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Every setting of the file can also be given by environment, as DBSTREAMD_… (docs/operations.md). SIGTERM stops cleanly
+with exit code 0, Ctrl-C stops cleanly with 130; a second Ctrl-C does not wait.
+
+Examples:
+  dbstreamd serve --source postgres://me:secret@db.example/shop
+  dbstreamd serve --config /etc/dbstreamd.toml --grpc 0.0.0.0:7400")]
+struct ServeArguments {
+    #[command(flatten)]
+    sources: SourceArguments,
+    /// Folder of the durable log [default: dbstreamd-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// Where gRPC clients connect [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDR")]
+    grpc: Option<String>,
+    /// Where /health, /metrics and /v1 are served [default: 127.0.0.1:7401]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<String>,
+}
+
+/// Which databases.
+#[derive(Args, Debug)]
+struct SourceArguments {
+    /// Configuration file [default: ./dbstreamd.toml if it is there and no --source is given]
+    #[arg(long, value_name = "FILE", env = "DBSTREAMD_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
+    /// A database to capture, postgres://user:password@host:port/database or a libpq string; may be repeated
+    #[arg(long = "source", value_name = "URL")]
+    sources: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Exit code 0 when every source can be captured, 1 when one cannot. Nothing is created or changed.
+
+Examples:
+  dbstreamd check --source postgres://me:secret@db.example/shop
+  dbstreamd check --config dbstreamd.toml --format json")]
+struct CheckArguments {
+    #[command(flatten)]
+    sources: SourceArguments,
+    /// For people, or one JSON document
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Args, Debug)]
+struct ListArguments {
+    #[command(flatten)]
+    server: ServerArguments,
+    /// For people, or one JSON document
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// Which daemon.
+#[derive(Args, Debug)]
+struct ServerArguments {
+    /// The daemon's gRPC address
+    #[arg(long, value_name = "URL", env = "DBSTREAMD_SERVER", default_value = "http://127.0.0.1:7400")]
+    server: String,
+}
+
+impl SourceArguments {
+    /// The configuration with the command line over it.
+    fn load(self, overrides: Overrides) -> Result<Config, CliError> {
+        let usual = (self.sources.is_empty() && Path::new(CONFIG_FILE).is_file()).then(|| PathBuf::from(CONFIG_FILE));
+        let path = self.config.or(usual);
+        let overrides = Overrides { sources: self.sources, ..overrides };
+        let config = Config::load(path.as_deref(), overrides).and_then(Config::with_source);
+        config.map_err(|error| CliError::failed(&error))
+    }
+}
+
+/// How a report is printed.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// One JSON document
+    Json,
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(refusal) => {
+            // Help and version go to stdout with 0, the rest to stderr with 2.
+            let _ = refusal.print();
+            return ExitCode::from(u8::try_from(refusal.exit_code()).unwrap_or(error::USAGE));
+        }
+    };
+    let outcome = run(arguments.command);
+    if let Err(error) = &outcome {
+        error.report();
+    }
+    ExitCode::from(outcome.err().map_or(0, |error| error.exit_code()))
+}
+
+fn run(command: Command) -> Result<(), CliError> {
+    let mut builder = match command {
+        Command::Serve(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = builder.enable_all().build().map_err(CliError::io("start the async runtime"))?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Demo(arguments) => Box::pin(crate::demo::run(&arguments)).await,
+            Command::Serve(arguments) => Box::pin(serve::run(arguments)).await,
+            Command::Check(arguments) => Box::pin(check::run(arguments)).await,
+            Command::Streams(arguments) => streams::run(arguments).await,
+            Command::Consumers(arguments) => consumers::run(arguments).await,
+            Command::Tail(arguments) => Box::pin(tail::run(arguments)).await,
+        }
+    });
+    // Whatever still runs in the background has nothing left to say.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_option_of_the_contract_is_there() {
+        for line in [
+            "dbstreamd demo --seconds 3 --rate 100",
+            "dbstreamd serve --config c.toml --source postgres://a/b --source postgres://a/c --data-dir d --grpc 127.0.0.1:0 --http [::1]:7401",
+            "dbstreamd check --config c.toml --source x --format json",
+            "dbstreamd streams --format text --server http://h:1",
+            "dbstreamd consumers --format json",
+            "dbstreamd tail",
+            "dbstreamd tail shop --server http://h:1 --from lsn:16/B374D848 --consumer c --table shop.* --table a.b --format json --limit 3 --until-caught-up",
+        ] {
+            assert!(parse(line).is_ok(), "{line} was refused: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_the_contract_is_a_usage_error() {
+        for line in [
+            "dbstreamd",
+            "dbstreamd frobnicate",
+            "dbstreamd serve --nonsense",
+            "dbstreamd demo --seconds 0",
+            "dbstreamd check --format yaml",
+            "dbstreamd tail --from yesterday",
+            "dbstreamd tail --limit many",
+            "dbstreamd tail --consumer a/b",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+        for line in ["dbstreamd --help", "dbstreamd --version", "dbstreamd tail --help"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 0, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_shows_examples_and_exit_codes() {
+        let help = |line: &str| parse(line).unwrap_err().to_string();
+        for (line, word) in [
+            ("dbstreamd --help", "130 interrupted"),
+            ("dbstreamd --help", "dbstreamd demo"),
+            ("dbstreamd tail --help", "--until-caught-up"),
+            ("dbstreamd tail --help", "Examples:"),
+            ("dbstreamd serve --help", "Examples:"),
+            ("dbstreamd check --help", "Examples:"),
+            ("dbstreamd demo --help", "Examples:"),
+        ] {
+            assert!(help(line).contains(word), "{line} does not say {word:?}");
+        }
+    }
+}

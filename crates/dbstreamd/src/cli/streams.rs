@@ -1,0 +1,69 @@
+//! `dbstreamd streams`: the streams of a running daemon.
+
+use dbstreamd_model::{Lsn, Timestamp};
+use serde_json::json;
+
+use super::output::age_text;
+use super::{CliError, Format, ListArguments, Output, Paint, bytes_text, client, count_text};
+use crate::json::{state_name, stream_json};
+use crate::proto::{ListStreamsRequest, Stream, StreamState};
+
+pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
+    let server = &arguments.server.server;
+    let mut client = client::connect(server).await?;
+    let answer = client.list_streams(ListStreamsRequest {}).await.map_err(|status| client::refused(server, &status))?;
+    let streams = answer.into_inner().streams;
+    let mut out = Output::new();
+    match arguments.format {
+        Format::Json => {
+            let document = json!({ "streams": streams.iter().map(stream_json).collect::<Vec<_>>() });
+            out.line(&document.to_string())?;
+        }
+        Format::Text => print(&mut out, &streams)?,
+    }
+    out.flush()
+}
+
+fn print(out: &mut Output, streams: &[Stream]) -> Result<(), CliError> {
+    if streams.is_empty() {
+        return out.line("no streams: the daemon has no source");
+    }
+    let headings = ["STREAM", "STATE", "EPOCH", "OFFSETS", "LAST COMMIT", "CONFIRMED", "BEHIND", "LOG", "SLOT"];
+    let rows: Vec<_> = streams.iter().map(row).collect();
+    out.table(&headings, &rows)?;
+    for stream in streams.iter().filter(|stream| !stream.error.is_empty()) {
+        let mut line = String::new();
+        out.style().paint(Paint::Bad, &format!("{}: {}", stream.name, stream.error), &mut line);
+        out.line(&line)?;
+    }
+    Ok(())
+}
+
+fn row(stream: &Stream) -> Vec<(Paint, String)> {
+    let state = match stream.state() {
+        StreamState::Streaming => Paint::Good,
+        StreamState::Failed => Paint::Bad,
+        _ => Paint::Change,
+    };
+    let offsets = match stream.visible_offset {
+        visible if visible < stream.trim_point => "none".to_owned(),
+        visible => format!("{}..{}", count_text(stream.trim_point), count_text(visible)),
+    };
+    let last_commit = match stream.visible_commit_time_us {
+        0 => "never".to_owned(),
+        commit => format!("{} ago", age_text(Timestamp::now().0.saturating_sub(commit))),
+    };
+    // How much of its WAL the source still keeps for us.
+    let behind = stream.source_lsn.saturating_sub(stream.confirmed_through_lsn);
+    vec![
+        (Paint::Bold, stream.name.clone()),
+        (state, state_name(stream.state()).to_owned()),
+        (Paint::Plain, stream.epoch.to_string()),
+        (Paint::Plain, offsets),
+        (Paint::Plain, last_commit),
+        (Paint::Plain, Lsn(stream.confirmed_through_lsn).to_string()),
+        (Paint::Plain, bytes_text(behind)),
+        (Paint::Plain, bytes_text(stream.log_bytes)),
+        (Paint::Dim, stream.slot.clone()),
+    ]
+}

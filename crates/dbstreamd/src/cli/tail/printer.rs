@@ -1,0 +1,61 @@
+//! Prints events in the chosen format.
+
+use super::TailFormat;
+use crate::cli::{CliError, Output, Paint, Pretty};
+use crate::json::{JsonError, Renderer};
+use crate::proto;
+
+pub(super) struct Printer {
+    out: Output,
+    form: Form,
+    line: Vec<u8>,
+}
+
+enum Form {
+    Pretty(Pretty),
+    Json(Renderer),
+}
+
+impl Printer {
+    pub(super) fn new(format: TailFormat) -> Self {
+        let form = match format {
+            TailFormat::Pretty => Form::Pretty(Pretty::default()),
+            TailFormat::Json => Form::Json(Renderer::default()),
+        };
+        Self { out: Output::new(), form, line: Vec::new() }
+    }
+
+    pub(super) fn learn(&mut self, schema: proto::Schema) {
+        match &mut self.form {
+            Form::Pretty(pretty) => pretty.learn(schema),
+            Form::Json(renderer) => renderer.learn(&schema),
+        }
+    }
+
+    /// Prints one event into the buffer.
+    pub(super) fn print(&mut self, event: &proto::Event) -> Result<(), CliError> {
+        let misfit = |error: JsonError| CliError::failed(&error);
+        match &mut self.form {
+            Form::Json(renderer) => {
+                self.line.clear();
+                renderer.write_event(event, &mut self.line).map_err(misfit)?;
+                self.line.push(b'\n');
+                self.out.bytes(&self.line)
+            }
+            Form::Pretty(pretty) => {
+                if let Some(day) = pretty.new_day(event) {
+                    let mut line = String::new();
+                    self.out.style().paint(Paint::Dim, &format!("── {day} ──"), &mut line);
+                    self.out.line(&line)?;
+                }
+                let (style, width) = (self.out.style(), self.out.width());
+                self.out.line(&pretty.line(event, style, width).map_err(misfit)?)
+            }
+        }
+    }
+
+    /// Hands everything printed to the operating system.
+    pub(super) fn flush(&mut self) -> Result<(), CliError> {
+        self.out.flush()
+    }
+}
