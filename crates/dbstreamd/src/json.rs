@@ -106,10 +106,11 @@ impl Renderer {
         let operation = operation_name(event)?;
         let known = match &event.fingerprint {
             none if none.is_empty() => None,
-            fingerprint => Some(self.schemas.get(fingerprint).ok_or_else(|| JsonError::UnknownSchema {
-                offset: event.offset,
-                fingerprint: hex(fingerprint),
-            })?),
+            fingerprint => Some(
+                self.schemas
+                    .get(fingerprint)
+                    .ok_or_else(|| JsonError::UnknownSchema { offset: event.offset, fingerprint: hex(fingerprint) })?,
+            ),
         };
         put(out, format_args!("{{\"offset\":{},\"op\":\"{operation}\"", event.offset));
         match known {
@@ -196,9 +197,7 @@ pub(crate) fn operation_name(event: &proto::Event) -> Result<&'static str, JsonE
         Operation::Delete => Ok("delete"),
         Operation::Truncate => Ok("truncate"),
         Operation::Message => Ok("message"),
-        Operation::Unspecified => {
-            Err(JsonError::UnknownOperation { offset: event.offset, operation: event.operation })
-        }
+        Operation::Unspecified => Err(JsonError::UnknownOperation { offset: event.offset, operation: event.operation }),
     }
 }
 

@@ -3,8 +3,10 @@
 //! This crate is the outermost layer: configuration, wiring, gRPC, HTTP and the command line. Start reading at
 //! [`serve`]; how a change travels below is in ARCHITECTURE.md.
 
+pub mod cli;
 pub mod config;
 mod consumers;
+mod demo;
 mod directory;
 mod filter;
 mod grpc;

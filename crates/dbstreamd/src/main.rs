@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! The `dbstreamd` program: everything it can do is in the library's `cli`.
+
+fn main() -> std::process::ExitCode {
+    dbstreamd::cli::main()
+}

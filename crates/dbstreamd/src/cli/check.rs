@@ -58,10 +58,12 @@ fn print(out: &mut Output, report: &Report) -> Result<(), CliError> {
 
 /// One line: how many, and the first reason.
 fn verdict(first: &Report, refused: usize, all: usize) -> String {
-    let reason = first.findings.iter().find(|finding| finding.level == Level::Error).map_or_else(String::new, |finding| {
-        let remedy = finding.remedy.as_ref().map_or_else(String::new, |remedy| format!(". {remedy}"));
-        format!(": {}{remedy}", finding.message)
-    });
-    let how_many = if all > 1 { format!("{refused} of {all} sources cannot be captured, first ") } else { String::new() };
+    let reason =
+        first.findings.iter().find(|finding| finding.level == Level::Error).map_or_else(String::new, |finding| {
+            let remedy = finding.remedy.as_ref().map_or_else(String::new, |remedy| format!(". {remedy}"));
+            format!(": {}{remedy}", finding.message)
+        });
+    let how_many =
+        if all > 1 { format!("{refused} of {all} sources cannot be captured, first ") } else { String::new() };
     format!("{how_many}{}{reason}", first.stream)
 }

@@ -21,7 +21,9 @@ pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
             out.line(&document.to_string())?;
         }
         Format::Text if consumers.is_empty() => {
-            out.line("no named consumers yet: one appears when it subscribes under a name (dbstreamd tail --consumer NAME)")?;
+            out.line(
+                "no named consumers yet: one appears when it subscribes under a name (dbstreamd tail --consumer NAME)",
+            )?;
         }
         Format::Text => {
             let headings = ["STREAM", "CONSUMER", "COMMITTED", "BEHIND", "BYTES", "LAST COMMIT", "NOW"];

@@ -166,7 +166,8 @@ fn value(cell: &proto::Cell, cut: Option<usize>) -> String {
     let Ok(text) = std::str::from_utf8(text) else {
         return shorten(format!("not-utf8:{}", crate::json::hex(text)), cut);
     };
-    let bare = !text.is_empty() && text != "null" && !text.contains(|c: char| c.is_whitespace() || matches!(c, '\'' | '→'));
+    let bare =
+        !text.is_empty() && text != "null" && !text.contains(|c: char| c.is_whitespace() || matches!(c, '\'' | '→'));
     let text = shorten(text.to_owned(), cut);
     if bare { printable(&text) } else { format!("'{}'", printable(&text).replace('\'', "''")) }
 }
@@ -221,7 +222,8 @@ mod tests {
     const PLAIN: Style = Style { colour: false };
 
     fn products(identity: proto::ReplicaIdentity) -> proto::Schema {
-        let column = |name: &str, in_identity| proto::Column { name: name.into(), in_identity, ..proto::Column::default() };
+        let column =
+            |name: &str, in_identity| proto::Column { name: name.into(), in_identity, ..proto::Column::default() };
         let full = identity == proto::ReplicaIdentity::Full;
         proto::Schema {
             fingerprint: Bytes::from_static(&[1; 16]),

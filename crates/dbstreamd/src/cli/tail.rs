@@ -138,7 +138,10 @@ impl Tail {
                 Either::Right(status) => status,
             };
             if self.next.is_none() || !lost.as_ref().is_none_or(is_disconnect) {
-                return Err(client::refused(&server, &lost.unwrap_or_else(|| Status::unavailable("it closed the stream"))));
+                return Err(client::refused(
+                    &server,
+                    &lost.unwrap_or_else(|| Status::unavailable("it closed the stream")),
+                ));
             }
             let cause = lost.as_ref().map_or("the daemon closed it", Status::message);
             note(&format!("the connection to {server} ended ({cause}); waiting for the daemon to come back"));

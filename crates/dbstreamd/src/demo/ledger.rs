@@ -25,7 +25,9 @@ const LATENCY_DIGITS: u8 = 3;
 /// What arrived is not what was written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Mismatch {
-    #[error("event {offset} is {found}, but {expected} was written next: the stream is not what was written. Please report this")]
+    #[error(
+        "event {offset} is {found}, but {expected} was written next: the stream is not what was written. Please report this"
+    )]
     Other { offset: u64, found: String, expected: String },
     #[error("event {offset} is {found}, which nobody wrote. Please report this")]
     Unexpected { offset: u64, found: String },
@@ -137,7 +139,9 @@ impl Ledger {
     pub(super) fn missing(&self) -> String {
         let books = self.books.lock();
         let Totals { announced, events, .. } = books.totals;
-        format!("{events} of {announced} changes arrived, and no more came: the stream is not complete. Please report this")
+        format!(
+            "{events} of {announced} changes arrived, and no more came: the stream is not complete. Please report this"
+        )
     }
 
     pub(super) fn totals(&self) -> Totals {
@@ -154,7 +158,9 @@ impl Ledger {
         }
         books.last_offset = offset;
         let found = describe(event, &books.schemas);
-        let Some(entry) = books.under_way.get_mut(books.whole) else { return Err(Mismatch::Unexpected { offset, found }) };
+        let Some(entry) = books.under_way.get_mut(books.whole) else {
+            return Err(Mismatch::Unexpected { offset, found });
+        };
         let Some(expected) = entry.changes.get(entry.arrived).map(describe_change) else {
             return Err(Mismatch::Unexpected { offset, found });
         };
@@ -196,7 +202,11 @@ impl Ledger {
 fn describe_change(change: &Change) -> String {
     let (first, second) = change.key;
     let second = second.map_or_else(String::new, |second| format!(",{second}"));
-    format!("{} {} {first}{second}", change.operation.as_str_name().trim_start_matches("OPERATION_").to_lowercase(), change.table)
+    format!(
+        "{} {} {first}{second}",
+        change.operation.as_str_name().trim_start_matches("OPERATION_").to_lowercase(),
+        change.table
+    )
 }
 
 /// An event in the same words.
@@ -230,7 +240,8 @@ mod tests {
     fn ledger() -> Ledger {
         let ledger = Ledger::new().unwrap();
         for (fingerprint, table, columns) in [(1, "orders", vec!["id"]), (2, "order_items", vec!["order_id", "line"])] {
-            let columns = columns.into_iter().map(|name| proto::Column { name: name.into(), ..proto::Column::default() });
+            let columns =
+                columns.into_iter().map(|name| proto::Column { name: name.into(), ..proto::Column::default() });
             ledger.learn(&proto::Schema {
                 fingerprint: Bytes::copy_from_slice(&[fingerprint; 16]),
                 table: table.into(),
@@ -284,7 +295,9 @@ mod tests {
             futures_util::FutureExt::now_or_never(ledger.announce(CHANGES.to_vec())).unwrap();
             ledger.received(&event(offset, change, last), Instant::now(), Timestamp(0)).unwrap_err().to_string()
         };
-        assert!(refusal(1, &CHANGES[1], false).contains("is delete order_items 7,2, but insert orders 7 was written next"));
+        assert!(
+            refusal(1, &CHANGES[1], false).contains("is delete order_items 7,2, but insert orders 7 was written next")
+        );
         assert!(refusal(2, &CHANGES[0], false).contains("offset 1 comes next"));
         assert!(refusal(1, &CHANGES[0], true).contains("is its transaction's last"));
         let nobody = ledger().received(&event(1, &CHANGES[0], true), Instant::now(), Timestamp(0));

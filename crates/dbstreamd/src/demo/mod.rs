@@ -110,7 +110,8 @@ async fn play(
     screen: &mut Screen,
 ) -> Result<(), CliError> {
     let connect: ConnectOptions = cluster.url(DATABASE).parse().map_err(|error| CliError::failed(&error))?;
-    let database = Connection::connect(&connect, SessionKind::Ordinary).await.map_err(|error| CliError::failed(&error))?;
+    let database =
+        Connection::connect(&connect, SessionKind::Ordinary).await.map_err(|error| CliError::failed(&error))?;
     streaming(running).await?;
     let server = format!("http://{}", running.grpc_addr);
     screen.introduce(database.parameter("server_version").unwrap_or_default(), &server, running.http_addr)?;
@@ -147,13 +148,15 @@ async fn play(
 async fn streaming(running: &Running) -> Result<(), CliError> {
     for status in running.statuses() {
         let mut lifecycle = status.watch();
-        let settled = lifecycle.wait_for(|now| now.state == State::Streaming || now.state == State::Failed && !now.retrying);
+        let settled =
+            lifecycle.wait_for(|now| now.state == State::Streaming || now.state == State::Failed && !now.retrying);
         let settled = match tokio::time::timeout(STREAMING_MAX, settled).await {
             Ok(settled) => settled.map(|now| now.clone()).ok(),
             Err(_) => None,
         };
         if settled.as_ref().is_none_or(|now| now.state != State::Streaming) {
-            let reason = status.lifecycle().error.map_or_else(|| "no reason known".to_owned(), |error| error.to_string());
+            let reason =
+                status.lifecycle().error.map_or_else(|| "no reason known".to_owned(), |error| error.to_string());
             return Err(CliError::Failed(format!("the stream did not start: {reason}")));
         }
     }

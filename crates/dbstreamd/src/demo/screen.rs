@@ -103,7 +103,11 @@ impl Screen {
             return Ok(());
         }
         let mut line = String::new();
-        self.out.style().paint(Paint::Dim, &format!("         … {} more changes …", count_text(self.hidden)), &mut line);
+        self.out.style().paint(
+            Paint::Dim,
+            &format!("         … {} more changes …", count_text(self.hidden)),
+            &mut line,
+        );
         self.hidden = 0;
         self.out.line(&line)
     }
@@ -164,7 +168,10 @@ impl Screen {
         let rows = [
             ("transactions", format!("{:>9}  {}", count_text(totals.transactions), per_second(totals.transactions))),
             ("events", format!("{:>9}  {}", count_text(totals.events), per_second(totals.events))),
-            ("commit to receive", format!("{}  from PostgreSQL's commit timestamp, its fsync included", percentiles(&totals.from_commit))),
+            (
+                "commit to receive",
+                format!("{}  from PostgreSQL's commit timestamp, its fsync included", percentiles(&totals.from_commit)),
+            ),
             ("after the commit returned", percentiles(&totals.from_return)),
             ("log on disk", bytes_text(*log_bytes)),
         ];

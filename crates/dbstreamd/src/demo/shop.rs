@@ -36,7 +36,8 @@ const PRODUCTS: [(&str, u32); 8] = [
     ("garden chair", 5_600),
     ("brass kettle", 6_425),
 ];
-const FIRST_NAMES: [&str; 10] = ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Margaret", "Alan", "Radia", "Ken", "Lynn"];
+const FIRST_NAMES: [&str; 10] =
+    ["Ada", "Grace", "Edsger", "Barbara", "Donald", "Margaret", "Alan", "Radia", "Ken", "Lynn"];
 const LAST_NAMES: [&str; 8] = ["Novak", "Meyer", "Rossi", "Silva", "Jansen", "Kowalski", "Dubois", "Lindqvist"];
 const STATES: [&str; 4] = ["new", "paid", "packed", "shipped"];
 /// Orders on their way; above it the shop ships before it sells.
@@ -74,7 +75,13 @@ impl Transaction {
         Self { sql: "BEGIN;".to_owned(), changes: Vec::new() }
     }
 
-    fn add(&mut self, operation: Operation, table: &'static str, key: (i64, Option<i64>), sql: std::fmt::Arguments<'_>) {
+    fn add(
+        &mut self,
+        operation: Operation,
+        table: &'static str,
+        key: (i64, Option<i64>),
+        sql: std::fmt::Arguments<'_>,
+    ) {
         // Writing to a String cannot fail.
         let _ = write!(self.sql, " {sql};");
         self.changes.push(Change { operation, table, key });
@@ -164,7 +171,11 @@ impl Shop {
             .map(|_| {
                 let product = self.dice.random_range(0..PRODUCTS.len());
                 let quantity = self.dice.random_range(1..=3);
-                (1 + i64::try_from(product).unwrap_or(0), PRODUCTS.get(product).map_or(0, |(_, cents)| *cents), quantity)
+                (
+                    1 + i64::try_from(product).unwrap_or(0),
+                    PRODUCTS.get(product).map_or(0, |(_, cents)| *cents),
+                    quantity,
+                )
             })
             .collect();
         let total = goods.iter().map(|(_, cents, quantity)| cents * u32::try_from(*quantity).unwrap_or(0)).sum();
@@ -173,14 +184,20 @@ impl Shop {
             Operation::Insert,
             "orders",
             (id, None),
-            format_args!("INSERT INTO shop.orders (id, customer_id, total) VALUES ({id}, {customer}, {})", money(total)),
+            format_args!(
+                "INSERT INTO shop.orders (id, customer_id, total) VALUES ({id}, {customer}, {})",
+                money(total)
+            ),
         );
         for (line, (product, cents, quantity)) in (1_i64..).zip(&goods) {
             transaction.add(
                 Operation::Insert,
                 "order_items",
                 (id, Some(line)),
-                format_args!("INSERT INTO shop.order_items VALUES ({id}, {line}, {product}, {quantity}, {})", money(*cents)),
+                format_args!(
+                    "INSERT INTO shop.order_items VALUES ({id}, {line}, {product}, {quantity}, {})",
+                    money(*cents)
+                ),
             );
         }
         for (product, _, quantity) in &goods {
@@ -298,7 +315,11 @@ mod tests {
             for table in ["orders", "order_items"] {
                 let expected = !(operation == Operation::Update && table == "order_items");
                 let mut changes = transactions.iter().flat_map(|transaction| &transaction.changes);
-                assert_eq!(changes.any(|c| c.operation == operation && c.table == table), expected, "{operation:?} {table}");
+                assert_eq!(
+                    changes.any(|c| c.operation == operation && c.table == table),
+                    expected,
+                    "{operation:?} {table}"
+                );
             }
         }
         assert!(shop.open_orders.len() <= OPEN_ORDERS_MAX + 1);
