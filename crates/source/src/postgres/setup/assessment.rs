@@ -3,13 +3,14 @@
 //! `check` shows all of it; `prepare` refuses at its first problem and otherwise carries out its plan. What concerns
 //! the server as a whole is judged in `server_checks.rs`, the slot in `slot_checks.rs`, tables and publication here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::error::{count, names};
 use super::facts::{Facts, PublicationFacts, TableFacts, TableKind};
 use super::report::{Findings, TableReport, TableState};
 use super::selection::{Selection, Taken, identity_name, identity_statement};
 use super::{SetupError, SourceSettings, TablesWithoutIdentity, server_checks, slot_checks, sql};
+use crate::postgres::quote_identifier;
 
 /// What is to be done at the server; empty when it is all there.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -114,7 +115,7 @@ impl Assessment {
                 format!("the publication leaves out {}: such changes never arrive", unpublished.join(", ")),
                 format!(
                     "ALTER PUBLICATION {} SET (publish = 'insert, update, delete, truncate')",
-                    crate::postgres::quote_identifier(name)
+                    quote_identifier(name)
                 ),
             );
         }
@@ -207,9 +208,15 @@ impl Assessment {
             }),
             _ => None,
         };
-        let allowed = problem.is_none() && foreign.is_empty();
+        let unusable: BTreeSet<_> =
+            missing.iter().filter(|taken| !taken.table.schema_usable).map(|taken| taken.table.schema.clone()).collect();
+        let allowed = problem.is_none() && foreign.is_empty() && unusable.is_empty();
         if let Some(problem) = problem {
             self.fail(name, problem);
+        }
+        if !unusable.is_empty() {
+            let (user, schemas) = (user.clone(), unusable.into_iter().collect());
+            self.fail(name, SetupError::NoSchemaUsage { user, schemas });
         }
         if !foreign.is_empty() {
             self.fail(name, SetupError::NotOwner { user, tables: foreign, statement: statement.clone() });
@@ -313,7 +320,7 @@ impl Assessment {
                 format!("{message}, as the publication says; publish_via_partition_root = {} is not applied to a publication that exists", settings.publish_via_partition_root),
                 format!(
                     "ALTER PUBLICATION {} SET (publish_via_partition_root = {}), or change the setting",
-                    crate::postgres::quote_identifier(&settings.publication),
+                    quote_identifier(&settings.publication),
                     settings.publish_via_partition_root
                 ),
             );

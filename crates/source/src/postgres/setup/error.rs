@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::postgres::PgError;
+use crate::postgres::{PgError, quote_identifier, quote_literal};
 
 /// Most names listed in one line.
 const NAMES_MAX: usize = 10;
@@ -87,6 +87,13 @@ pub enum SetupError {
         tables: Vec<(String, String)>,
         /// What an owner or superuser can run instead.
         statement: String,
+    },
+    /// The role may not look up tables in their schemas.
+    NoSchemaUsage {
+        /// The role.
+        user: String,
+        /// The schemas.
+        schemas: Vec<String>,
     },
     /// The role may not create a publication.
     NoCreatePrivilege {
@@ -232,6 +239,7 @@ impl SetupError {
             Self::NothingToPublish { .. } => "nothing_to_publish",
             Self::TablesWithoutIdentity { .. } => "replica_identity",
             Self::NotOwner { .. } => "table_owner",
+            Self::NoSchemaUsage { .. } => "schema_privilege",
             Self::NoCreatePrivilege { .. } => "create_privilege",
             Self::PublicationNotOwned { .. } => "publication_owner",
             Self::PublicationMissing { .. } => "publication_missing",
@@ -280,6 +288,13 @@ impl SetupError {
                 "only a table's owner can publish it, and the role {user:?} does not own {}",
                 names(tables.iter().map(|(table, owner)| format!("{table} (owner {owner})")))
             ),
+            Self::NoSchemaUsage { user, schemas } => {
+                format!(
+                    "the role {user:?} may not use the {}: {}",
+                    if schemas.len() == 1 { "schema" } else { "schemas" },
+                    names(schemas)
+                )
+            }
             Self::NoCreatePrivilege { user, database } => {
                 format!("the role {user:?} may not create a publication in the database {database:?}")
             }
@@ -330,7 +345,7 @@ impl SetupError {
             }
             Self::NoReplicationPrivilege { user } => format!(
                 "ALTER ROLE {0} REPLICATION, or on Amazon RDS and Aurora GRANT rds_replication TO {0}",
-                crate::postgres::replication::quote_identifier(user)
+                quote_identifier(user)
             ),
             Self::NoFreeWalSender { .. } => {
                 "end a replication connection that is not needed (see pg_stat_replication), or raise max_wal_senders and restart the server".into()
@@ -359,10 +374,15 @@ impl SetupError {
             Self::NotOwner { statement, .. } => format!(
                 "as a superuser run: {statement} (and set create_publication = false if dbstreamd shall leave it alone), make the role a member of the owners' roles, or exclude the tables"
             ),
+            Self::NoSchemaUsage { user, schemas } => format!(
+                "GRANT USAGE ON SCHEMA {} TO {}",
+                names(schemas.iter().map(|schema| quote_identifier(schema))),
+                quote_identifier(user)
+            ),
             Self::NoCreatePrivilege { user, database } => format!(
                 "GRANT CREATE ON DATABASE {} TO {}, or create the publication as another role and set create_publication = false",
-                crate::postgres::replication::quote_identifier(database),
-                crate::postgres::replication::quote_identifier(user)
+                quote_identifier(database),
+                quote_identifier(user)
             ),
             Self::PublicationNotOwned { statement, .. } => {
                 format!("as its owner or a superuser run: {statement}")
@@ -387,7 +407,7 @@ impl SetupError {
             }
             Self::SlotInvalidated { slot, .. } => format!(
                 "pg_drop_replication_slot({}), then start a stream under another name and resynchronise its consumers; raise max_slot_wal_keep_size or idle_replication_slot_timeout to keep it from happening again",
-                crate::postgres::replication::quote_literal(slot).trim()
+                quote_literal(slot).trim()
             ),
             Self::SlotActive { pid, .. } => format!(
                 "normal for up to wal_sender_timeout after a lost connection; otherwise stop the other reader, or SELECT pg_terminate_backend({pid})"

@@ -98,6 +98,8 @@ pub(crate) struct TableFacts {
     pub(crate) owner: String,
     pub(crate) estimated_rows: Option<i64>,
     pub(crate) of_extension: bool,
+    /// Whether the role may look up names in its schema.
+    pub(crate) schema_usable: bool,
     /// For a partition, its root and all tables between.
     pub(crate) ancestors: Vec<u32>,
 }
@@ -348,6 +350,7 @@ fn table_facts(row: &Row) -> Option<TableFacts> {
         owner: text(row, 10),
         estimated_rows: parsed(row, 11),
         of_extension: flag(row, 12),
+        schema_usable: flag(row, 14),
         ancestors: text(row, 13).split(',').filter_map(|oid| oid.parse().ok()).collect(),
     })
 }

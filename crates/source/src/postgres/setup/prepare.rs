@@ -152,7 +152,7 @@ async fn create_slot(
     })
 }
 
-/// The object exists already (duplicate_object).
+/// The object exists already (duplicate_object), or its name was taken in this very moment (unique_violation).
 fn is_duplicate(error: &PgError) -> bool {
-    error.sqlstate() == Some("42710")
+    matches!(error.sqlstate(), Some("42710" | "23505"))
 }

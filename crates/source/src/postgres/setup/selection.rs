@@ -6,6 +6,7 @@ use dbstreamd_model::ReplicaIdentity;
 
 use super::facts::{Facts, TableFacts, TableKind};
 use super::{SetupError, SourceSettings, TablePattern, TablesWithoutIdentity, sql};
+use crate::postgres::quote_identifier;
 
 /// Most existing tables named when a pattern matches none.
 const EXISTING_MAX: usize = 10;
@@ -154,7 +155,7 @@ pub(crate) fn identity_statement(table: &TableFacts) -> String {
     let name = sql::quoted(&table.schema, &table.name);
     match &table.identity_candidate {
         Some(index) => {
-            format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}", crate::postgres::quote_identifier(index))
+            format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}", quote_identifier(index))
         }
         None => format!("ALTER TABLE {name} REPLICA IDENTITY FULL"),
     }

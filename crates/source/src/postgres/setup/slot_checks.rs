@@ -4,6 +4,7 @@ use super::assessment::Assessment;
 use super::error::names;
 use super::facts::{Facts, OpenTransaction, PreparedTransaction, SlotFacts};
 use super::{SetupError, SlotMismatch, SourceSettings, server_checks, sql};
+use crate::postgres::quote_literal;
 
 /// Open transactions younger than this are ordinary traffic.
 const OPEN_SECONDS_ORDINARY: i64 = 10;
@@ -127,7 +128,7 @@ pub(crate) fn describe(open: &[OpenTransaction], prepared: &[PreparedTransaction
 /// What ends the first of them.
 pub(crate) fn ends_first(open: &[OpenTransaction], prepared: &[PreparedTransaction]) -> Option<String> {
     let rollback = |transaction: &PreparedTransaction| {
-        let gid = crate::postgres::quote_literal(&transaction.gid);
+        let gid = quote_literal(&transaction.gid);
         format!("ROLLBACK PREPARED {} or COMMIT PREPARED in database {}", gid.trim(), transaction.database)
     };
     let terminate = |transaction: &OpenTransaction| format!("SELECT pg_terminate_backend({})", transaction.pid);

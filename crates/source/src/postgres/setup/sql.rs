@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::postgres::replication::{quote_identifier, quote_literal};
+use crate::postgres::{quote_identifier, quote_literal};
 
 /// A table's name as people write it: quoted only where it must be.
 pub(crate) fn shown(schema: &str, table: &str) -> String {
@@ -78,7 +78,8 @@ CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END, \
 EXISTS (SELECT 1 FROM pg_catalog.pg_depend d WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass \
 AND d.objid = c.oid AND d.deptype = 'e'), \
 CASE WHEN c.relispartition THEN (SELECT pg_catalog.string_agg(p.relid::pg_catalog.oid::text, ',') \
-FROM pg_catalog.pg_partition_ancestors(c.oid) p WHERE p.relid <> c.oid) END \
+FROM pg_catalog.pg_partition_ancestors(c.oid) p WHERE p.relid <> c.oid) END, \
+pg_catalog.has_schema_privilege(n.oid, 'USAGE') \
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
 LEFT JOIN pg_catalog.pg_index pk ON pk.indrelid = c.oid AND pk.indisprimary \
 WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND pg_catalog.left(n.nspname, 3) <> 'pg_' \
