@@ -1,6 +1,6 @@
 //! Drains a slot as fast as the server sends and prints what it cost: no log, no decoding, nothing confirmed.
 //!
-//! `cargo run --release -p dbstreamd-source --example drain -- CONNINFO SLOT PUBLICATION [eager]`
+//! `cargo run --release -p dbstreamd-source --example drain -- CONNINFO SLOT PUBLICATION [eager] [END_LSN]`
 //!
 //! To drain the same WAL again give it a copy of the slot (`pg_copy_logical_replication_slot`).
 
@@ -14,11 +14,12 @@ use dbstreamd_source::postgres::{ConnectOptions, Connection, Replication, Sessio
 async fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [conninfo, slot, publication, flags @ ..] = args.as_slice() else {
-        return Err("usage: drain CONNINFO SLOT PUBLICATION [eager]".into());
+        return Err("usage: drain CONNINFO SLOT PUBLICATION [eager] [END_LSN]".into());
     };
     let options: ConnectOptions = conninfo.parse()?;
     let mut connection = Connection::connect(&options, SessionKind::Replication).await?;
-    let target = connection.identify_system().await?.flush_lsn;
+    let flushed = connection.identify_system().await?.flush_lsn;
+    let target = flags.iter().find_map(|flag| flag.parse().ok()).unwrap_or(flushed);
     let what = Replication { slot: slot.clone(), publications: vec![publication.clone()], binary: false };
     let (mut wal, mut feedback) = connection.start_replication(&what, Lsn::ZERO).await?;
     if flags.iter().any(|flag| flag == "eager") {
@@ -42,7 +43,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         reads += 1;
         for frame in frames.drain(..) {
             match frame {
-                WalFrame::XLogData { data, .. } => {
+                WalFrame::XLogData { wal_start, data, .. } => {
+                    reached |= wal_start >= target;
                     messages += 1;
                     rows += u64::from(matches!(data.first(), Some(b'I' | b'U' | b'D')));
                 }

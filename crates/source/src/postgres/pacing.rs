@@ -7,11 +7,14 @@
 
 use std::time::Duration;
 
-/// Below this a read is not part of catching up: waiting before the next one would only be latency.
-const SMALL_READ_BYTES: usize = 8 * 1024;
-/// Catching up means at least [`SMALL_READ_BYTES`] in such a window of eager reads: 8 MiB/s, tens of thousands of rows a
-/// second. Slower than that the server is busy with other things than segments, and pausing gains nothing.
+/// Catching up means this many eager reads in a window, or this many bytes: tens of thousands of rows a second. Slower
+/// than that the server is busy with other things than segments, and pausing gains nothing.
+const WINDOW_READS_MIN: u32 = 10;
+const WINDOW_BYTES_MIN: usize = 8 * 1024;
 const WINDOW: Duration = Duration::from_millis(1);
+/// One paused read that brought less than this per millisecond says that we have caught up: another pause would only be
+/// latency. Lower than what begins the pausing, so that the two do not alternate.
+const BYTES_PER_MILLISECOND_MIN: usize = 3 * 1024;
 /// Fewer bytes per segment than this say that the pause is too short.
 const SEGMENT_BYTES_MIN: usize = 4 * 1024;
 /// What one read should bring while catching up.
@@ -42,6 +45,9 @@ pub(crate) struct Pacer {
     /// The pause that suited the last stretch of catching up.
     level: Duration,
     catching_up: bool,
+    /// The first read after a pause, when a second one must follow at once.
+    first: Option<ReadSeen>,
+    window_reads: u32,
     window_bytes: usize,
     window_elapsed: Duration,
     read_min: usize,
@@ -65,6 +71,8 @@ impl Pacer {
         Self {
             level: PAUSE_FIRST,
             catching_up: false,
+            first: None,
+            window_reads: 0,
             window_bytes: 0,
             window_elapsed: Duration::ZERO,
             read_min,
@@ -74,7 +82,12 @@ impl Pacer {
 
     /// How long to wait before the next read; none: read at once.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        self.catching_up.then_some(self.level)
+        (self.catching_up && self.first.is_none()).then_some(self.level)
+    }
+
+    /// Whether the next [`ReadSeen`] should know its segments.
+    pub(crate) fn counts_segments(&self) -> bool {
+        self.catching_up
     }
 
     /// Learns from a read.
@@ -85,21 +98,39 @@ impl Pacer {
     /// Eager reads are small however much is waiting, so it takes several to see that we are behind.
     fn watch(&mut self, seen: ReadSeen) {
         if seen.elapsed >= WINDOW {
-            // A quiet moment: whatever came before it was not a backlog.
-            self.window_bytes = 0;
-            self.window_elapsed = Duration::ZERO;
+            // A quiet moment: whatever came before it was not a backlog, and what suited it is forgotten.
+            self.begin_window();
+            self.level = PAUSE_FIRST;
         }
+        self.window_reads += 1;
         self.window_bytes += seen.bytes;
         self.window_elapsed += seen.elapsed.min(WINDOW);
         if self.window_elapsed >= WINDOW {
-            self.catching_up = self.window_bytes >= SMALL_READ_BYTES;
-            self.window_bytes = 0;
-            self.window_elapsed = Duration::ZERO;
+            self.catching_up = self.window_reads >= WINDOW_READS_MIN || self.window_bytes >= WINDOW_BYTES_MIN;
+            self.begin_window();
         }
     }
 
+    fn begin_window(&mut self) {
+        self.window_reads = 0;
+        self.window_bytes = 0;
+        self.window_elapsed = Duration::ZERO;
+    }
+
+    /// Until it gets acknowledgements, which come with our reads, a sender may have only its congestion window under way:
+    /// after a pause often ten segments of one message each. The rest has gathered behind them, and comes in large
+    /// segments the moment the first read acknowledges. So a meagre read after a pause is followed by one without, and
+    /// both count as one.
     fn steer(&mut self, seen: ReadSeen) {
-        if seen.bytes < SMALL_READ_BYTES {
+        let seen = match self.first.take() {
+            Some(first) => first.and(seen),
+            None if seen.segments.is_some() && seen.bytes < self.read_min / 4 => {
+                self.first = Some(seen);
+                return;
+            }
+            None => seen,
+        };
+        if (seen.bytes as u128) * 1000 < (BYTES_PER_MILLISECOND_MIN as u128) * seen.elapsed.as_micros() {
             self.catching_up = false;
             return;
         }
@@ -109,6 +140,16 @@ impl Pacer {
             self.level = self.level.mul_f64(0.8).max(PAUSE_MIN);
         } else if seen.bytes < self.read_min || small_segments {
             self.level = self.level.mul_f64(1.25).min(PAUSE_MAX);
+        }
+    }
+}
+
+impl ReadSeen {
+    fn and(self, next: Self) -> Self {
+        Self {
+            bytes: self.bytes + next.bytes,
+            segments: self.segments.zip(next.segments).map(|(a, b)| a.wrapping_add(b)),
+            elapsed: self.elapsed + next.elapsed,
         }
     }
 }

@@ -200,14 +200,14 @@ impl WalReader {
         self.last_read = now;
         // Only while pausing do segments say something; an eager reader is spared the system call.
         let mut segments = None;
-        if pacer.pause().is_some() {
+        if pacer.counts_segments() {
             let count = self.tcp_descriptor.and_then(tcp_data_segments);
             segments = count.zip(self.segments).map(|(count, before)| count.wrapping_sub(before));
             self.segments = count;
         }
-        let was_pausing = pacer.pause().is_some();
+        let counted = pacer.counts_segments();
         pacer.observe(ReadSeen { bytes, segments, elapsed });
-        if !was_pausing && pacer.pause().is_some() {
+        if pacer.counts_segments() && !counted {
             self.segments = self.tcp_descriptor.and_then(tcp_data_segments);
         }
         self.wake_at = pacer.pause().map(|pause| now + pause);
