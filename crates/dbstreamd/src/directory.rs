@@ -146,10 +146,10 @@ impl Directory {
             [] => Err(UnknownStream::None),
             [only] if name.is_empty() => Ok(only),
             _ if name.is_empty() => Err(UnknownStream::Ambiguous(known())),
-            entries => entries.iter().find(|entry| entry.name.as_str() == name).ok_or_else(|| UnknownStream::Named {
-                name: name.chars().take(80).collect(),
-                known: known(),
-            }),
+            entries => entries
+                .iter()
+                .find(|entry| entry.name.as_str() == name)
+                .ok_or_else(|| UnknownStream::Named { name: name.chars().take(80).collect(), known: known() }),
         }
     }
 

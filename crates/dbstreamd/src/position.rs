@@ -5,11 +5,20 @@ use dbstreamd_model::{Lsn, Offset, Timestamp};
 
 /// Reads a position.
 pub(crate) fn parse(text: &str) -> Result<StartAt, String> {
-    let expected = || format!("{text:?} is not a position: expected earliest, latest, an offset from 1, lsn:X/Y or time:2026-01-31T12:00:00Z");
+    let expected = || {
+        format!(
+            "{text:?} is not a position: expected earliest, latest, an offset from 1, lsn:X/Y or time:2026-01-31T12:00:00Z"
+        )
+    };
     match text.split_once(':') {
         None if text == "earliest" => Ok(StartAt::Earliest),
         None if text == "latest" => Ok(StartAt::Latest),
-        None => text.parse().ok().filter(|&offset| offset > 0).map(|offset| StartAt::Offset(Offset(offset))).ok_or_else(expected),
+        None => text
+            .parse()
+            .ok()
+            .filter(|&offset| offset > 0)
+            .map(|offset| StartAt::Offset(Offset(offset)))
+            .ok_or_else(expected),
         Some(("lsn", lsn)) => lsn.parse::<Lsn>().map(StartAt::Lsn).map_err(|error| error.to_string()),
         Some(("time", time)) => {
             let time = time.parse::<jiff::Timestamp>().map_err(|_| expected())?;

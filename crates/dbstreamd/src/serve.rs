@@ -28,7 +28,7 @@ use crate::{grpc, http, process};
 const SOURCES_STOP_MAX: Duration = Duration::from_secs(10);
 
 /// How long servers may take to end their calls.
-const SERVERS_STOP_MAX: Duration = Duration::from_secs(5);
+pub(crate) const SERVERS_STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,8 @@ impl Api {
         let shutdown = CancellationToken::new();
         let directory = Arc::new(Directory::new(log, entries));
         let subscribers = Arc::new(Semaphore::new(config.grpc.subscribers_max.min(Semaphore::MAX_PERMITS)));
-        let limits = grpc::Limits { connections_max: config.grpc.connections_max, subscribers_max: config.grpc.subscribers_max };
+        let limits =
+            grpc::Limits { connections_max: config.grpc.connections_max, subscribers_max: config.grpc.subscribers_max };
         let shared = Arc::new(http::Shared {
             directory: Arc::clone(&directory),
             window,
@@ -227,7 +228,9 @@ async fn plan(log: &Log, settings: SourceSettings) -> Result<(Entry, Arc<StreamS
 }
 
 /// Runs blocking work of the log off the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, LogError> + Send + 'static) -> Result<T, LogError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
+) -> Result<T, LogError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(join) => match join.try_into_panic() {

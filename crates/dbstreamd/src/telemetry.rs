@@ -18,7 +18,9 @@ const FILTER_VARIABLE: &str = "DBSTREAMD_LOG";
 #[non_exhaustive]
 pub enum TelemetryError {
     /// The filter cannot be parsed.
-    #[error("{from}: {filter:?} is not a log filter ({problem}): expected a level such as info, or info,dbstreamd_source=debug")]
+    #[error(
+        "{from}: {filter:?} is not a log filter ({problem}): expected a level such as info, or info,dbstreamd_source=debug"
+    )]
     Filter {
         /// Where it came from.
         from: &'static str,
@@ -43,8 +45,11 @@ pub fn init(config: &LoggingConfig) -> Result<(), TelemetryError> {
         (None, Some(filter)) => ("logging.filter", filter.clone()),
         (None, None) => ("default", "info".to_owned()),
     };
-    let filter = EnvFilter::try_new(&filter)
-        .map_err(|error| TelemetryError::Filter { from, filter, problem: error.to_string() })?;
+    let filter = EnvFilter::try_new(&filter).map_err(|error| TelemetryError::Filter {
+        from,
+        filter,
+        problem: error.to_string(),
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let taken = |error: tracing_subscriber::util::TryInitError| TelemetryError::Taken(error.to_string());
     match config.format {

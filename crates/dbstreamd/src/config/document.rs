@@ -7,8 +7,8 @@ use std::fmt;
 use std::time::Duration;
 
 use dbstreamd_source::postgres::setup::TablesWithoutIdentity;
-use serde::de::{Deserializer, Error, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
 
 use super::units;
 
@@ -129,7 +129,11 @@ pub(super) struct Limit<T>(pub(super) Option<T>);
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(Text("a whole number of at least 1", |text: &str| {
-            text.parse().ok().filter(|&count| count > 0).map(Self).ok_or_else(|| format!("{text} is not a whole number of at least 1"))
+            text.parse()
+                .ok()
+                .filter(|&count| count > 0)
+                .map(Self)
+                .ok_or_else(|| format!("{text} is not a whole number of at least 1"))
         }))
     }
 }
@@ -142,7 +146,9 @@ impl<'de> Deserialize<'de> for Size {
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Text("a duration such as \"500us\" or \"7d\"", |text: &str| units::duration(text).map(Self)))
+        deserializer.deserialize_any(Text("a duration such as \"500us\" or \"7d\"", |text: &str| {
+            units::duration(text).map(Self)
+        }))
     }
 }
 

@@ -71,7 +71,9 @@ fn key_at(text: &str, line: usize) -> Option<String> {
     let current = lines.last()?.trim();
     let header = |line: &str| {
         let line = line.trim();
-        line.starts_with('[').then(|| line.trim_matches(|c: char| "[] \t".contains(c)).to_owned()).filter(|name| !name.contains('='))
+        line.starts_with('[')
+            .then(|| line.trim_matches(|c: char| "[] \t".contains(c)).to_owned())
+            .filter(|name| !name.contains('='))
     };
     if let Some(section) = header(current) {
         return Some(section);

@@ -103,7 +103,8 @@ impl Config {
     /// # Errors
     /// With the place, the key and what is expected there.
     pub fn load(path: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         Self::load_with(path, &overrides, &environment.collect())
     }
 
@@ -120,7 +121,8 @@ impl Config {
         for (setting, kind) in SETTINGS {
             let name = variable(setting);
             let Some(text) = environment.get(&name).filter(|text| !text.is_empty()) else { continue };
-            let problem = |problem: String| ConfigError::Variable { variable: name.clone(), problem: error::redact(&problem) };
+            let problem =
+                |problem: String| ConfigError::Variable { variable: name.clone(), problem: error::redact(&problem) };
             let value = value(*kind, text).map_err(problem)?;
             let mut alone = toml::Table::new();
             put(&mut alone, setting, value.clone());
@@ -140,8 +142,10 @@ impl Config {
         let gathered = sources::gather(&table, overrides, environment, path)?;
         table.remove("source");
         // Each part was checked where it came from.
-        let document = Document::deserialize(table)
-            .map_err(|error| ConfigError::Argument { argument: "configuration", problem: error.message().to_owned() })?;
+        let document = Document::deserialize(table).map_err(|error| ConfigError::Argument {
+            argument: "configuration",
+            problem: error.message().to_owned(),
+        })?;
         let mut config = build(document, overrides, environment)?;
         config.sources = gathered;
         config.warnings = warnings(&config, environment);
@@ -161,7 +165,9 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > FILE_BYTES_MAX {
-        return Err(unreadable(std::io::Error::other(format!("its {length} bytes are more than the {FILE_BYTES_MAX} allowed"))));
+        return Err(unreadable(std::io::Error::other(format!(
+            "its {length} bytes are more than the {FILE_BYTES_MAX} allowed"
+        ))));
     }
     let text = std::fs::read_to_string(path).map_err(unreadable)?;
     let refused = |error: toml::de::Error| ConfigError::in_file(path, &text, &error);
@@ -186,9 +192,15 @@ fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
     }
 }
 
-fn build(document: Document, overrides: &Overrides, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
+fn build(
+    document: Document,
+    overrides: &Overrides,
+    environment: &BTreeMap<String, String>,
+) -> Result<Config, ConfigError> {
     let Document { data_dir, grpc, http, memory, log, retention, logging, source: _ } = document;
-    let bytes = |size: Option<Size>, default: usize| size.map_or(default, |Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let bytes = |size: Option<Size>, default: usize| {
+        size.map_or(default, |Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX))
+    };
     let defaults = LogOptions::with_dir(data_dir.unwrap_or_else(|| "dbstreamd-data".to_owned()));
     let default_retention = Retention::default();
     let log = LogOptions {
@@ -227,7 +239,8 @@ fn build(document: Document, overrides: &Overrides, environment: &BTreeMap<Strin
             connections_max: http.max_connections.map_or(1_000, |count| count.0),
             event_streams_max: http.max_event_streams.map_or(100, |count| count.0),
         },
-        credit_window_bytes: usize::try_from(memory.credit_window.map_or(CREDIT_WINDOW_BYTES, |size| size.0)).unwrap_or(usize::MAX),
+        credit_window_bytes: usize::try_from(memory.credit_window.map_or(CREDIT_WINDOW_BYTES, |size| size.0))
+            .unwrap_or(usize::MAX),
         log,
         logging: LoggingConfig { filter: logging.filter, format: logging.format.unwrap_or_default() },
         sources: Vec::new(),
@@ -246,7 +259,8 @@ fn address(text: Option<String>, default: &str, origin: Origin) -> Result<Socket
     let text = text.as_deref().unwrap_or(default);
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
-        let problem = format!("{text:?} is not an address to listen on: expected IP:PORT, such as {default} or 0.0.0.0:7400");
+        let problem =
+            format!("{text:?} is not an address to listen on: expected IP:PORT, such as {default} or 0.0.0.0:7400");
         match origin {
             Origin::Argument(argument) => ConfigError::Argument { argument, problem },
             Origin::Variable(variable) => ConfigError::Variable { variable, problem },

@@ -61,7 +61,8 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
 ];
 
 /// Variables of this prefix that are not settings: the log filter's short name, and what the command line reads.
-pub(super) const OTHER_VARIABLES: &[&str] = &["DBSTREAMD_LOG", "DBSTREAMD_CONFIG", "DBSTREAMD_SERVER", "DBSTREAMD_CONSUMER"];
+pub(super) const OTHER_VARIABLES: &[&str] =
+    &["DBSTREAMD_LOG", "DBSTREAMD_CONFIG", "DBSTREAMD_SERVER", "DBSTREAMD_CONSUMER"];
 
 /// The variable of a setting outside `[[source]]`.
 pub(super) fn variable(path: &str) -> String {

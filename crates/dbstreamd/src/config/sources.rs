@@ -22,7 +22,9 @@ const PREFIX: &str = "DBSTREAMD_SOURCE_";
 
 /// Whether this is a variable of some source.
 pub(super) fn is_variable(name: &str) -> bool {
-    let key = name.strip_prefix(PREFIX).map(|rest| rest.strip_prefix('_').map_or(rest, |named| named.split_once("__").map_or("", |(_, key)| key)));
+    let key = name
+        .strip_prefix(PREFIX)
+        .map(|rest| rest.strip_prefix('_').map_or(rest, |named| named.split_once("__").map_or("", |(_, key)| key)));
     key.is_some_and(|key| SOURCE_SETTINGS.iter().any(|(setting, _)| setting.eq_ignore_ascii_case(key)))
 }
 
@@ -34,11 +36,14 @@ pub(super) fn no_name_twice(table: &toml::Table, path: &Path, text: &str) -> Res
         if seen.insert(name) {
             continue;
         }
-        let says_name = |line: &str| line.split_once('=').is_some_and(|(key, value)| key.trim() == "name" && value.contains(name));
+        let says_name =
+            |line: &str| line.split_once('=').is_some_and(|(key, value)| key.trim() == "name" && value.contains(name));
         let line = text.lines().enumerate().filter(|(_, line)| says_name(line)).nth(1).map_or(1, |(at, _)| at + 1);
         return Err(ConfigError::File {
             place: format!("{}:{line}", path.display()),
-            problem: format!("source.name: {name:?} is the name of two sources: each [[source]] needs a name of its own"),
+            problem: format!(
+                "source.name: {name:?} is the name of two sources: each [[source]] needs a name of its own"
+            ),
         });
     }
     Ok(())
@@ -55,13 +60,17 @@ pub(super) fn gather(
     named_variables(&mut written, environment)?;
     written.extend(unnamed(overrides, environment)?);
 
-    let mut taken: BTreeSet<String> = written.iter().filter_map(|source| Some(source.get("name")?.as_str()?.to_owned())).collect();
+    let mut taken: BTreeSet<String> =
+        written.iter().filter_map(|source| Some(source.get("name")?.as_str()?.to_owned())).collect();
     let mut settings: Vec<SourceSettings> = Vec::new();
     for source in written {
         let source = Source::deserialize(source).map_err(|error| problem("", error.message().to_owned()))?;
         let checked = check(source, &mut taken, environment, path)?;
         if settings.iter().any(|other| other.name == checked.name) {
-            return Err(problem(checked.name.as_str(), "two sources have this name: give each a name of its own".to_owned()));
+            return Err(problem(
+                checked.name.as_str(),
+                "two sources have this name: give each a name of its own".to_owned(),
+            ));
         }
         settings.push(checked);
     }
@@ -75,10 +84,16 @@ fn blocks(table: &toml::Table) -> impl Iterator<Item = &toml::Table> {
 /// `DBSTREAMD_SOURCE__NAME__KEY`: changes the source of that name, or makes one.
 fn named_variables(written: &mut Vec<toml::Table>, environment: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     for (variable, text) in environment.iter().filter(|(_, text)| !text.is_empty()) {
-        let Some((part, key)) = variable.strip_prefix("DBSTREAMD_SOURCE__").and_then(|rest| rest.rsplit_once("__")) else { continue };
+        let Some((part, key)) = variable.strip_prefix("DBSTREAMD_SOURCE__").and_then(|rest| rest.rsplit_once("__"))
+        else {
+            continue;
+        };
         let Some((setting, value)) = setting(variable, key, text)? else { continue };
         let is_it = |source: &toml::Table| {
-            source.get("name").and_then(toml::Value::as_str).is_some_and(|name| source_part(name) == part.to_uppercase())
+            source
+                .get("name")
+                .and_then(toml::Value::as_str)
+                .is_some_and(|name| source_part(name) == part.to_uppercase())
         };
         let at = match written.iter().position(is_it) {
             Some(at) => at,
@@ -106,14 +121,19 @@ fn unnamed(overrides: &Overrides, environment: &BTreeMap<String, String>) -> Res
         }
     }
     let mut urls = overrides.sources.clone();
-    if let (true, Some(url)) = (urls.is_empty(), environment.get("DBSTREAMD_SOURCE_URL").filter(|url| !url.is_empty())) {
+    if let (true, Some(url)) = (urls.is_empty(), environment.get("DBSTREAMD_SOURCE_URL").filter(|url| !url.is_empty()))
+    {
         urls.push(url.clone());
     }
     if urls.len() > 1 {
         for only_one in ["name", "slot"] {
             if common.contains_key(only_one) {
                 let variable = format!("{PREFIX}{}", only_one.to_uppercase());
-                let problem = format!("it cannot hold for {} sources at once: use DBSTREAMD_SOURCE__NAME__{}", urls.len(), only_one.to_uppercase());
+                let problem = format!(
+                    "it cannot hold for {} sources at once: use DBSTREAMD_SOURCE__NAME__{}",
+                    urls.len(),
+                    only_one.to_uppercase()
+                );
                 return Err(ConfigError::Variable { variable, problem });
             }
         }
@@ -130,7 +150,9 @@ fn unnamed(overrides: &Overrides, environment: &BTreeMap<String, String>) -> Res
 
 /// A variable's setting and value; none when it is no setting of a source.
 fn setting(variable: &str, key: &str, text: &str) -> Result<Option<(&'static str, toml::Value)>, ConfigError> {
-    let Some((setting, kind)) = SOURCE_SETTINGS.iter().find(|(setting, _)| setting.eq_ignore_ascii_case(key)) else { return Ok(None) };
+    let Some((setting, kind)) = SOURCE_SETTINGS.iter().find(|(setting, _)| setting.eq_ignore_ascii_case(key)) else {
+        return Ok(None);
+    };
     let refused = |problem: String| ConfigError::Variable { variable: variable.to_owned(), problem: redact(&problem) };
     // The checks of the file are the checks of the environment.
     let value = value(*kind, text).map_err(refused)?;
@@ -159,8 +181,8 @@ fn check(
     let Some(url) = source.url.as_deref() else {
         return Err(fail("it has no url: expected url = \"postgres://user@host/database\"".to_owned()));
     };
-    let mut connect =
-        ConnectOptions::parse_with(url, |name| environment.get(name).cloned()).map_err(|error| fail(format!("url: {error}")))?;
+    let mut connect = ConnectOptions::parse_with(url, |name| environment.get(name).cloned())
+        .map_err(|error| fail(format!("url: {error}")))?;
     if let Some(password) = password(&source, environment, path).map_err(&fail)? {
         connect.password = Some(Secret::new(password));
     }
@@ -173,7 +195,9 @@ fn check(
     let slot = source.slot.unwrap_or(defaults.slot);
     let slot_character = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     if !(1..=IDENTIFIER_BYTES_MAX).contains(&slot.len()) || !slot.bytes().all(slot_character) {
-        return Err(fail(format!("slot: {slot:?} cannot name a replication slot: use 1 to 63 of the characters a-z 0-9 _")));
+        return Err(fail(format!(
+            "slot: {slot:?} cannot name a replication slot: use 1 to 63 of the characters a-z 0-9 _"
+        )));
     }
     let publication = source.publication.unwrap_or(defaults.publication);
     if !(1..=IDENTIFIER_BYTES_MAX).contains(&publication.len()) {
@@ -208,16 +232,24 @@ fn check(
 }
 
 /// The password from its file or variable. A relative path starts at the configuration file's folder.
-fn password(source: &Source, environment: &BTreeMap<String, String>, path: Option<&Path>) -> Result<Option<String>, String> {
+fn password(
+    source: &Source,
+    environment: &BTreeMap<String, String>,
+    path: Option<&Path>,
+) -> Result<Option<String>, String> {
     match (&source.password_file, &source.password_env) {
         (Some(_), Some(_)) => Err("password_file and password_env are both given: keep one".to_owned()),
         (Some(file), None) => {
             let base = path.and_then(Path::parent).unwrap_or(Path::new(""));
             let file = base.join(file);
-            let text = std::fs::read_to_string(&file).map_err(|error| format!("password_file: cannot read {}: {error}", file.display()))?;
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| format!("password_file: cannot read {}: {error}", file.display()))?;
             match text.lines().next() {
                 Some(password) if !password.is_empty() => Ok(Some(password.to_owned())),
-                _ => Err(format!("password_file: the first line of {} is empty: it must be the password", file.display())),
+                _ => Err(format!(
+                    "password_file: the first line of {} is empty: it must be the password",
+                    file.display()
+                )),
             }
         }
         (None, Some(variable)) => match environment.get(variable) {
@@ -230,9 +262,11 @@ fn password(source: &Source, environment: &BTreeMap<String, String>, path: Optio
 
 /// A free stream name after a database's name.
 fn name_after(database: &str, taken: &BTreeSet<String>) -> String {
-    let plain: String = database.chars().map(|c| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '-' }).collect();
+    let plain: String =
+        database.chars().map(|c| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '-' }).collect();
     // All ASCII by now; room is left for the suffix.
-    let plain: String = plain.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).chars().take(IDENTIFIER_BYTES_MAX - 5).collect();
+    let plain: String =
+        plain.trim_start_matches(|c: char| !c.is_ascii_alphanumeric()).chars().take(IDENTIFIER_BYTES_MAX - 5).collect();
     let base = if plain.is_empty() { "stream".to_owned() } else { plain };
     if !taken.contains(&base) {
         return base;

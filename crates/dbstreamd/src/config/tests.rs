@@ -23,7 +23,11 @@ fn refused(file: &str, variables: &[(&str, &str)]) -> String {
 #[test]
 fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
     let file = "data_dir = \"/file\"\n[grpc]\nlisten = \"127.0.0.1:1\"\nmax_subscribers = 7\n[retention]\nage = \"3d\"\nbytes = \"none\"\n";
-    let variables = [("DBSTREAMD_GRPC_LISTEN", "127.0.0.1:2"), ("DBSTREAMD_DATA_DIR", "/env"), ("DBSTREAMD_LOG_GROUP_COMMIT_DELAY", "1ms")];
+    let variables = [
+        ("DBSTREAMD_GRPC_LISTEN", "127.0.0.1:2"),
+        ("DBSTREAMD_DATA_DIR", "/env"),
+        ("DBSTREAMD_LOG_GROUP_COMMIT_DELAY", "1ms"),
+    ];
     let overrides = Overrides { grpc: Some("127.0.0.1:3".into()), ..Overrides::default() };
     let config = load(file, &variables, &overrides).unwrap();
     assert_eq!(config.grpc.listen.port(), 3);
@@ -39,14 +43,20 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
 #[test]
 fn an_error_in_the_file_names_file_line_key_and_what_is_expected() {
     let unknown = refused("data_dir = \"x\"\n\n[grpc]\nlissten = \"a\"\n", &[]);
-    assert!(unknown.contains("dbstreamd.toml:4: ") && unknown.contains("lissten") && unknown.contains("listen"), "{unknown}");
+    assert!(
+        unknown.contains("dbstreamd.toml:4: ") && unknown.contains("lissten") && unknown.contains("listen"),
+        "{unknown}"
+    );
     let wrong = refused("[memory]\ncredit_window = true\n", &[]);
     assert!(wrong.contains("dbstreamd.toml:2: memory.credit_window: ") && wrong.contains("512MiB"), "{wrong}");
     let count = refused("[http]\nmax_connections = 0\n", &[]);
     assert!(count.contains("at least 1"), "{count}");
     let broken = refused("[[source]\n", &[]);
     assert!(broken.contains("dbstreamd.toml:1"), "{broken}");
-    let twice = refused("[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\n[[source]]\nname = \"a\"\nurl = \"postgres://u@h/b\"\n", &[]);
+    let twice = refused(
+        "[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\n[[source]]\nname = \"a\"\nurl = \"postgres://u@h/b\"\n",
+        &[],
+    );
     assert!(twice.contains("dbstreamd.toml:5: ") && twice.contains("\"a\""), "{twice}");
     let leaky = refused("[[source]]\ntables = \"postgres://u:s3cret@h/a\"\n", &[]);
     assert!(leaky.contains("source.tables"), "{leaky}");
@@ -57,7 +67,10 @@ fn an_error_in_the_file_names_file_line_key_and_what_is_expected() {
 #[test]
 fn an_error_in_the_environment_names_the_variable() {
     let error = refused("", &[("DBSTREAMD_RETENTION_BYTES", "lots")]);
-    assert!(error.contains("DBSTREAMD_RETENTION_BYTES") && error.contains("50GiB") || error.contains("size"), "{error}");
+    assert!(
+        error.contains("DBSTREAMD_RETENTION_BYTES") && error.contains("50GiB") || error.contains("size"),
+        "{error}"
+    );
     let error = refused("", &[("DBSTREAMD_SOURCE_URL", "postgres://u@h/a"), ("DBSTREAMD_SOURCE_BINARY", "perhaps")]);
     assert!(error.contains("DBSTREAMD_SOURCE_BINARY") && error.contains("true"), "{error}");
     let error = refused("", &[("DBSTREAMD_GRPC_LISTEN", "nowhere")]);
@@ -75,7 +88,11 @@ fn sources_come_from_all_three_and_are_named_after_their_database() {
         ("DBSTREAMD_TYPO", "1"),
     ];
     let overrides = Overrides {
-        sources: vec!["postgres://u:s3cret@h/shop".into(), "postgres://u@other/shop".into(), "postgres://u@h/Ä b".into()],
+        sources: vec![
+            "postgres://u:s3cret@h/shop".into(),
+            "postgres://u@other/shop".into(),
+            "postgres://u@h/Ä b".into(),
+        ],
         ..Overrides::default()
     };
     let config = load(file, &variables, &overrides).unwrap();
@@ -116,7 +133,10 @@ fn an_open_port_is_warned_about() {
 fn every_setting_is_in_the_operations_guide() {
     let guide = include_str!("../../../../docs/operations.md");
     for (path, _) in SETTINGS {
-        assert!(guide.contains(&format!("`{path}`")) && guide.contains(&format!("`{}`", variable(path))), "{path} is not documented");
+        assert!(
+            guide.contains(&format!("`{path}`")) && guide.contains(&format!("`{}`", variable(path))),
+            "{path} is not documented"
+        );
     }
     for (key, _) in settings::SOURCE_SETTINGS {
         assert!(guide.contains(&format!("`{key}`")), "source.{key} is not documented");

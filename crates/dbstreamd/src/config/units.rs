@@ -4,7 +4,11 @@ use std::time::Duration;
 
 /// Reads a size in bytes.
 pub(super) fn size(text: &str) -> Result<u64, String> {
-    let expected = || format!("{text:?} is not a size: expected a number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB, such as 512MiB");
+    let expected = || {
+        format!(
+            "{text:?} is not a size: expected a number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB, such as 512MiB"
+        )
+    };
     let (number, unit) = split(text.trim()).ok_or_else(expected)?;
     let factor: u64 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -23,7 +27,9 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 
 /// Reads a duration; several parts add up.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let expected = || format!("{text:?} is not a duration: expected a number with us, ms, s, m, h, d or w, such as 500us, 30s or 7d");
+    let expected = || {
+        format!("{text:?} is not a duration: expected a number with us, ms, s, m, h, d or w, such as 500us, 30s or 7d")
+    };
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest.is_empty() {

@@ -52,7 +52,8 @@ impl Acks {
         }
         let (Some(consumer), Some(offset)) = (self.consumer.clone(), self.next.take()) else { return };
         let (log, stream) = (self.log.clone(), self.stream);
-        self.in_flight = Some(Box::pin(async move { log.commit_offset(stream, &consumer, offset, Rewind::Ignore).await }));
+        self.in_flight =
+            Some(Box::pin(async move { log.commit_offset(stream, &consumer, offset, Rewind::Ignore).await }));
     }
 
     pub(super) fn in_flight(&self) -> bool {

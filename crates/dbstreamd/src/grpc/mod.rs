@@ -153,10 +153,7 @@ impl Streams for Service {
         Ok(Response::new(proto::ListStreamsResponse { streams: snapshots.iter().map(stream).collect() }))
     }
 
-    async fn get_stream(
-        &self,
-        request: Request<proto::GetStreamRequest>,
-    ) -> Result<Response<proto::Stream>, Status> {
+    async fn get_stream(&self, request: Request<proto::GetStreamRequest>) -> Result<Response<proto::Stream>, Status> {
         let entry = self.directory.find(&request.into_inner().name)?;
         let snapshot = self.directory.snapshot(entry).map_err(|error| from_log(&error))?;
         Ok(Response::new(stream(&snapshot)))
@@ -172,20 +169,20 @@ impl Streams for Service {
         Ok(Response::new(proto::ListConsumersResponse { consumers: consumers.iter().map(consumer).collect() }))
     }
 
-    async fn get_schema(
-        &self,
-        request: Request<proto::GetSchemaRequest>,
-    ) -> Result<Response<proto::Schema>, Status> {
+    async fn get_schema(&self, request: Request<proto::GetSchemaRequest>) -> Result<Response<proto::Schema>, Status> {
         let request = request.into_inner();
         let entry = self.directory.find(&request.stream)?;
         let bytes: [u8; 16] = request.fingerprint.as_ref().try_into().map_err(|_| {
             Status::invalid_argument(format!("a fingerprint has 16 bytes, not {}", request.fingerprint.len()))
         })?;
         let fingerprint = Fingerprint(bytes);
-        let stored = self.directory.log().schemas(entry.id).into_iter().find(|stored| stored.fingerprint == fingerprint);
+        let stored =
+            self.directory.log().schemas(entry.id).into_iter().find(|stored| stored.fingerprint == fingerprint);
         match stored {
             Some(stored) => Ok(Response::new(encode::schema(&stored))),
-            None => Err(Status::not_found(format!("stream {} has no schema with fingerprint {fingerprint}", entry.name))),
+            None => {
+                Err(Status::not_found(format!("stream {} has no schema with fingerprint {fingerprint}", entry.name)))
+            }
         }
     }
 }

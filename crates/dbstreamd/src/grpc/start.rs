@@ -72,7 +72,9 @@ fn start_at(from: proto::start_from::From) -> Result<StartAt, Status> {
     Ok(match from {
         From::Earliest(_) => StartAt::Earliest,
         From::Latest(_) => StartAt::Latest,
-        From::Offset(0) => return Err(Status::invalid_argument("offsets start at 1: use earliest, or an offset of at least 1")),
+        From::Offset(0) => {
+            return Err(Status::invalid_argument("offsets start at 1: use earliest, or an offset of at least 1"));
+        }
         From::Offset(offset) => StartAt::Offset(Offset(offset)),
         From::Lsn(lsn) => StartAt::Lsn(Lsn(lsn)),
         From::TimeUs(time) => StartAt::Time(Timestamp(time)),

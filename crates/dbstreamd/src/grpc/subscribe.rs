@@ -117,7 +117,8 @@ impl Subscription {
             let _ = tokio::time::timeout(TAKEOVER_WAIT_MAX, left.cancelled()).await;
         }
         let reader = plan.open(directory).await?;
-        let feed = Feed::new(directory.log().clone(), plan.entry.id, reader, std::mem::take(&mut plan.filter), plan.credit);
+        let feed =
+            Feed::new(directory.log().clone(), plan.entry.id, reader, std::mem::take(&mut plan.filter), plan.credit);
         let acks = Acks::new(directory.log().clone(), plan.entry.id, plan.consumer.clone());
         Ok(Self { plan, seat, feed, acks, half_closed: false })
     }

@@ -42,12 +42,20 @@ pub(super) async fn follow(
         Err(text) => return problem(StatusCode::BAD_REQUEST, text),
     };
     let Ok(seat) = Arc::clone(&shared.event_streams).try_acquire_owned() else {
-        let text = format!("at most {} event streams are served at a time: raise http.max_event_streams, or use gRPC", shared.event_streams_max);
+        let text = format!(
+            "at most {} event streams are served at a time: raise http.max_event_streams, or use gRPC",
+            shared.event_streams_max
+        );
         return problem(StatusCode::SERVICE_UNAVAILABLE, text);
     };
     let reader = match open_reader(&shared.directory, entry.id, wish.from).await {
         Ok(reader) => reader,
-        Err(error @ (LogError::OffsetTrimmed { .. } | LogError::OffsetPastEnd { .. } | LogError::LsnTrimmed { .. } | LogError::TimeTrimmed { .. })) => {
+        Err(
+            error @ (LogError::OffsetTrimmed { .. }
+            | LogError::OffsetPastEnd { .. }
+            | LogError::LsnTrimmed { .. }
+            | LogError::TimeTrimmed { .. }),
+        ) => {
             return problem(StatusCode::RANGE_NOT_SATISFIABLE, error.to_string());
         }
         Err(error) => return streams::log_problem(&error),

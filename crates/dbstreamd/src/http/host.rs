@@ -24,7 +24,10 @@ impl AllowedHosts {
         let name = without_port(host).to_ascii_lowercase();
         let name = name.trim_end_matches('.');
         // An address cannot be rebound: a browser that sends it was pointed at it by that address.
-        name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok() || self.0.iter().any(|allowed| allowed == name)
+        name == "localhost"
+            || name.ends_with(".localhost")
+            || name.parse::<IpAddr>().is_ok()
+            || self.0.iter().any(|allowed| allowed == name)
     }
 }
 
@@ -62,10 +65,29 @@ mod tests {
     #[test]
     fn foreign_names_are_refused_and_addresses_are_not() {
         let hosts = AllowedHosts::new(&["Streams.Example.com".to_owned()]);
-        for good in ["localhost", "LOCALHOST:7401", "a.localhost", "127.0.0.1:7401", "[::1]:7401", "[::1]", "10.1.2.3", "streams.example.com:80", "localhost."] {
+        for good in [
+            "localhost",
+            "LOCALHOST:7401",
+            "a.localhost",
+            "127.0.0.1:7401",
+            "[::1]:7401",
+            "[::1]",
+            "10.1.2.3",
+            "streams.example.com:80",
+            "localhost.",
+        ] {
             assert!(hosts.allow(good), "{good} was refused");
         }
-        for bad in ["", "evil.example", "evil.example:7401", "localhost.evil.example", "127.0.0.1.evil.example", "[evil]", "example.com", "?"] {
+        for bad in [
+            "",
+            "evil.example",
+            "evil.example:7401",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "[evil]",
+            "example.com",
+            "?",
+        ] {
             assert!(!hosts.allow(bad), "{bad} was allowed");
         }
     }

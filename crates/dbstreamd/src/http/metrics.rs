@@ -33,10 +33,18 @@ const STREAM_GAUGES: &[Of<StreamSnapshot>] = &[
     ("dbstreamd_stream_source_lsn", "End of the source's WAL as last heard", |s| float(s.source_lsn.0)),
     ("dbstreamd_stream_received_lsn", "End of what was received", |s| float(s.received_lsn.0)),
     ("dbstreamd_stream_visible_lsn", "End of the newest visible transaction", |s| float(s.watermarks.visible_lsn.0)),
-    ("dbstreamd_stream_confirmed_lsn", "Durable here; how far the source may forget", |s| float(s.watermarks.confirmed_through.0)),
+    ("dbstreamd_stream_confirmed_lsn", "Durable here; how far the source may forget", |s| {
+        float(s.watermarks.confirmed_through.0)
+    }),
     ("dbstreamd_stream_lag_bytes", "Bytes of the source's WAL that are not yet durable here", |s| float(s.lag_bytes())),
-    ("dbstreamd_stream_lag_seconds", "Age of the newest received commit while behind, else 0", StreamSnapshot::lag_seconds),
-    ("dbstreamd_stream_visible_commit_timestamp_seconds", "Commit time of the newest visible transaction", |s| seconds(s.watermarks.visible_commit_time)),
+    (
+        "dbstreamd_stream_lag_seconds",
+        "Age of the newest received commit while behind, else 0",
+        StreamSnapshot::lag_seconds,
+    ),
+    ("dbstreamd_stream_visible_commit_timestamp_seconds", "Commit time of the newest visible transaction", |s| {
+        seconds(s.watermarks.visible_commit_time)
+    }),
     ("dbstreamd_stream_last_heard_timestamp_seconds", "When the source last sent anything", |s| seconds(s.last_heard)),
     ("dbstreamd_stream_log_bytes", "Bytes of the log on disk that belong to the stream", |s| float(s.log_bytes)),
 ];
@@ -44,14 +52,18 @@ const STREAM_GAUGES: &[Of<StreamSnapshot>] = &[
 const STREAM_COUNTERS: &[Of<StreamSnapshot>] = &[
     ("dbstreamd_stream_received_bytes", "Bytes received from the source", |s| float(s.bytes_received)),
     ("dbstreamd_stream_received_events", "Events received from the source", |s| float(s.events_received)),
-    ("dbstreamd_stream_received_transactions", "Transactions received from the source", |s| float(s.transactions_received)),
+    ("dbstreamd_stream_received_transactions", "Transactions received from the source", |s| {
+        float(s.transactions_received)
+    }),
     ("dbstreamd_stream_reconnects", "Sessions with the source after the first", |s| float(s.reconnects)),
 ];
 
 const CONSUMER_GAUGES: &[Of<ConsumerSnapshot>] = &[
     ("dbstreamd_consumer_committed_offset", "Newest offset the consumer committed", |c| float(c.committed.0)),
     ("dbstreamd_consumer_lag_events", "Visible events the consumer has not committed", |c| float(c.lag_events)),
-    ("dbstreamd_consumer_lag_bytes", "Bytes of the log between the consumer and the newest visible event", |c| float(c.lag_bytes)),
+    ("dbstreamd_consumer_lag_bytes", "Bytes of the log between the consumer and the newest visible event", |c| {
+        float(c.lag_bytes)
+    }),
     ("dbstreamd_consumer_connected", "1 while the consumer is subscribed", |c| if c.connected { 1.0 } else { 0.0 }),
 ];
 
@@ -149,11 +161,23 @@ fn daemon(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
     let usage = process::usage();
     let gauges = [
         ("dbstreamd_subscribers", "gRPC subscriptions now", taken(&shared.subscribers, shared.subscribers_max)),
-        ("dbstreamd_event_streams", "Event streams over HTTP now", taken(&shared.event_streams, shared.event_streams_max)),
+        (
+            "dbstreamd_event_streams",
+            "Event streams over HTTP now",
+            taken(&shared.event_streams, shared.event_streams_max),
+        ),
         ("dbstreamd_credit_window_used_bytes", "Received bytes that are not durable yet", size(shared.window.used())),
-        ("dbstreamd_credit_window_limit_bytes", "How many there may be before reading stops", size(shared.window.limit())),
+        (
+            "dbstreamd_credit_window_limit_bytes",
+            "How many there may be before reading stops",
+            size(shared.window.limit()),
+        ),
         ("dbstreamd_log_disk_bytes", "Bytes of the log on disk", float(log.disk_bytes())),
-        ("dbstreamd_log_failed", "1 when the log stopped writing for good", if log.failure().is_some() { 1.0 } else { 0.0 }),
+        (
+            "dbstreamd_log_failed",
+            "1 when the log stopped writing for good",
+            if log.failure().is_some() { 1.0 } else { 0.0 },
+        ),
         ("process_resident_memory_bytes", "Resident memory", float(usage.resident_bytes)),
         ("process_open_fds", "Open file descriptors", float(usage.open_files)),
         ("process_start_time_seconds", "Start of the process, seconds since 1970-01-01 UTC", usage.started_seconds),
@@ -161,7 +185,8 @@ fn daemon(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
     for (name, help, value) in gauges {
         ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
     }
-    let cpu = encoder.encode_descriptor("process_cpu_seconds", "CPU time, user and system", None, MetricType::Counter)?;
+    let cpu =
+        encoder.encode_descriptor("process_cpu_seconds", "CPU time, user and system", None, MetricType::Counter)?;
     ConstCounter::new(usage.cpu_seconds).encode(cpu)
 }
 

@@ -65,7 +65,9 @@ fn router(shared: Arc<Shared>, hosts: AllowedHosts) -> Router {
         .route("/v1/streams/{name}", get(streams::one))
         .route("/v1/streams/{name}/events", get(events::follow))
         .route("/v1/consumers", get(streams::consumers))
-        .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing here: try /, /health, /metrics or /v1/streams") })
+        .fallback(|| async {
+            problem(StatusCode::NOT_FOUND, "there is nothing here: try /, /health, /metrics or /v1/streams")
+        })
         .layer(axum::middleware::from_fn_with_state(Arc::new(hosts), host::check))
         .layer(axum::middleware::map_response(harden))
         .with_state(shared)

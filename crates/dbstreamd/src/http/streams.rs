@@ -33,7 +33,9 @@ pub(super) async fn one(State(shared): State<Arc<Shared>>, Path(name): Path<Stri
 
 pub(super) async fn consumers(State(shared): State<Arc<Shared>>) -> Response {
     match shared.directory.consumers(None) {
-        Ok(consumers) => Json(json!({ "consumers": consumers.iter().map(consumer).collect::<Vec<_>>() })).into_response(),
+        Ok(consumers) => {
+            Json(json!({ "consumers": consumers.iter().map(consumer).collect::<Vec<_>>() })).into_response()
+        }
         Err(error) => log_problem(&error),
     }
 }

@@ -1,1 +1,6 @@
-//! Both servers over a real log, real sockets and real clients.
+//! Both servers over a real log on a real disk, with real sockets and clients.
+
+mod delivery;
+mod fixture;
+mod http;
+mod limits;

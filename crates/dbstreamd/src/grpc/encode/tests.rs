@@ -53,20 +53,22 @@ fn sample() -> impl Strategy<Value = Sample> {
         "[a-zé]{0,5}",
         proptest::collection::vec(any::<u8>(), 0..200),
     );
-    (head, body).prop_map(|((offset, op, lsn, ordinal, xid, time, last), (before, after, flags, prefix, content))| Sample {
-        offset,
-        op: Op::ALL[op],
-        // Zeroes are absent on the wire and must be seen too.
-        lsn: if lsn % 5 == 0 { 0 } else { lsn },
-        ordinal: ordinal % 3,
-        xid: if xid % 5 == 0 { 0 } else { xid },
-        time: if time % 5 == 0 { 0 } else { time },
-        last,
-        before,
-        after,
-        flags,
-        prefix,
-        content,
+    (head, body).prop_map(|((offset, op, lsn, ordinal, xid, time, last), (before, after, flags, prefix, content))| {
+        Sample {
+            offset,
+            op: Op::ALL[op],
+            // Zeroes are absent on the wire and must be seen too.
+            lsn: if lsn % 5 == 0 { 0 } else { lsn },
+            ordinal: ordinal % 3,
+            xid: if xid % 5 == 0 { 0 } else { xid },
+            time: if time % 5 == 0 { 0 } else { time },
+            last,
+            before,
+            after,
+            flags,
+            prefix,
+            content,
+        }
     })
 }
 
@@ -161,7 +163,11 @@ impl Sample {
             commit_time_us: self.time,
             epoch: 1,
             last_in_transaction: self.last,
-            fingerprint: if self.op == Op::Message { Bytes::new() } else { Bytes::copy_from_slice(&stored.fingerprint.0) },
+            fingerprint: if self.op == Op::Message {
+                Bytes::new()
+            } else {
+                Bytes::copy_from_slice(&stored.fingerprint.0)
+            },
             before: before.map(|(_, cells)| row(cells)),
             before_is_full: before.is_some_and(|(full, _)| full),
             after: (is_row && self.op != Op::Delete).then(|| row(&self.after)),
