@@ -1,1 +1,50 @@
-//! Placeholder.
+//! The durable log: everything dbstreamd must not lose, on one disk.
+//!
+//! ```text
+//!   ingest ──▶ Appender ──chunks──▶ writer thread ──WriteBatch + fsync──▶ store ──▶ Reader ──▶ consumer
+//!              (builds)   (credit)        │                                  ▲         ▲
+//!                                         ├── Durable<Lsn> ──▶ confirmer     │         │
+//!                                         └── tail ring (visible chunks) ────┴─────────┘
+//!
+//!   watermarks of one stream, highest first; each is an offset, and none ever moves back while a process runs
+//!   (a new session throws away what is not visible, and only that):
+//!
+//!     appended     in memory, built or being written
+//!     durable      fsynced here, perhaps part of a transaction whose end has not arrived
+//!     visible      fsynced here together with its transaction's end: readers see up to here
+//!     trim point   removed by retention up to here: readers start after it
+//!
+//!   and beside them `confirmed_through`: how far the source may forget.
+//! ```
+//!
+//! Read it in this order: [`Appender`] builds chunks out of units (transactions); the writer thread is the only one
+//! that changes the disk and the only one that can mint a [`Durable`]; a [`Reader`] follows the log at its own pace;
+//! retention drops whole partitions. docs/format.md describes every byte on disk.
+//!
+//! This crate knows nothing of PostgreSQL's protocol, of Protobuf, or of who reads; and nobody else knows RocksDB.
+
+mod appender;
+mod chunk;
+mod credit;
+mod error;
+mod log;
+mod metrics;
+mod options;
+mod read;
+mod schemas;
+mod store;
+mod stream;
+mod units;
+mod writer;
+
+pub use appender::{Appender, Pump, Resume, UnitHead};
+pub use chunk::{Chunk, ChunkSlice, EncodedRun, EventRef};
+pub use credit::{Credit, CreditWindow};
+pub use error::LogError;
+pub use log::{ConsumerRecord, Log, Rewind, Watermarks};
+pub use metrics::LogMetrics;
+pub use options::{LogOptions, Retention};
+pub use read::{Reader, StartAt, UnitCursor, UnitRecord};
+pub use schemas::StoredSchema;
+pub use units::UnitHasher;
+pub use writer::Durable;

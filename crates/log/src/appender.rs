@@ -1,0 +1,356 @@
+//! One stream's write side: builds chunks out of units and hands them to the writer thread.
+//!
+//! It decides when a chunk is cut. While a unit is open, only the units before it are handed over; an open unit that
+//! does not fit a chunk is handed over piece by piece. Nothing here waits for a disk: memory is bounded by the credit
+//! that the caller takes before it receives and that leaves with each chunk.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+
+use dbstreamd_model::{Epoch, Lsn, Offset, Op, SchemaId, TableSchema, Timestamp};
+use tokio::sync::{oneshot, watch};
+
+use crate::chunk::{Builder, Chunk, Parts, UnitSpan};
+use crate::credit::Credit;
+use crate::error::LogError;
+use crate::log::Shared;
+use crate::read::UnitCursor;
+use crate::schemas::{SchemaRegistry, StoredSchema};
+use crate::stream::{InFlight, Stream};
+use crate::units::UnitHasher;
+use crate::writer::{ChunkCommand, Command, Durable};
+
+/// What is known of a unit when it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnitHead {
+    /// Where its commit record starts.
+    pub commit_lsn: Lsn,
+    /// When it was committed.
+    pub commit_time: Timestamp,
+    /// Its transaction id; 0 for a non-transactional message.
+    pub xid: u32,
+}
+
+/// Where a stream goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// How far the source was allowed to forget.
+    pub confirmed_through: Lsn,
+    /// Offset of the next event.
+    pub next_offset: Offset,
+    /// End of the newest stored unit; zero when there is none.
+    pub visible_lsn: Lsn,
+    /// End of the newest unit that retention removed; zero when there is none.
+    pub trimmed_through: Lsn,
+}
+
+/// When to hand over what is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pump {
+    /// When a chunk is full, or when the writer has nothing of ours to do: small units then travel together while the
+    /// disk is busy, and alone while it is not.
+    IfIdle,
+    /// At once.
+    Now,
+}
+
+/// What the writer answers to a new session.
+#[derive(Debug)]
+pub(crate) struct Restart {
+    pub(crate) resume: Resume,
+    pub(crate) epoch: Epoch,
+    pub(crate) commit_time_max: Timestamp,
+}
+
+/// One stream's write side. There is at most one at a time; dropping it makes room for another.
+///
+/// ```text
+///   begin_session ─▶ ( begin_unit ─▶ append* ─▶ end_unit │ idle │ schema │ add_credit │ pump )* ─▶ begin_session …
+/// ```
+pub struct Appender {
+    shared: Arc<Shared>,
+    stream: Arc<Stream>,
+    builder: Builder,
+    open: Option<OpenUnit>,
+    hasher: UnitHasher,
+    epoch: Epoch,
+    /// Of the first event in the builder.
+    next_offset: Offset,
+    lsn_end: Lsn,
+    commit_time_max: Timestamp,
+    /// Durable schemas and those on their way.
+    schemas: SchemaRegistry,
+    /// Schemas that no chunk has taken along yet.
+    new_schemas: Vec<StoredSchema>,
+    /// How far the source may forget once everything handed over and every whole unit in the builder is durable.
+    confirm: Lsn,
+    credit: Option<Credit>,
+    /// The caller broke the order of calls: nothing more is stored, and the next `pump` says why.
+    misuse: Option<&'static str>,
+}
+
+struct OpenUnit {
+    head: UnitHead,
+    events: u32,
+    fragmented: bool,
+}
+
+impl Appender {
+    pub(crate) fn new(shared: Arc<Shared>, stream: Arc<Stream>) -> Self {
+        let watermarks = stream.published.watermarks();
+        Self {
+            shared,
+            stream,
+            builder: Builder::default(),
+            open: None,
+            hasher: UnitHasher::new(),
+            epoch: watermarks.epoch,
+            next_offset: watermarks.visible.next(),
+            lsn_end: watermarks.visible_lsn,
+            commit_time_max: Timestamp(i64::MIN),
+            schemas: SchemaRegistry::default(),
+            new_schemas: Vec::new(),
+            confirm: Lsn::ZERO,
+            credit: None,
+            misuse: Some("a session must be begun before anything is appended"),
+        }
+    }
+
+    /// Begins anew where the visible log ends: durably deletes everything that is not visible, and forgets what is
+    /// being built. Must be called before anything is appended, and again after the source's connection was lost.
+    ///
+    /// # Errors
+    /// When the log does not write any more.
+    pub async fn begin_session(&mut self) -> Result<Resume, LogError> {
+        (self.builder, self.open, self.credit) = (Builder::default(), None, None);
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Command::Reset { stream: Arc::clone(&self.stream), reply })?;
+        let Restart { resume, epoch, commit_time_max } = self.shared.answer(answer).await?;
+        (self.epoch, self.next_offset, self.lsn_end) = (epoch, resume.next_offset, resume.visible_lsn);
+        (self.commit_time_max, self.confirm, self.misuse) = (commit_time_max, Lsn::ZERO, None);
+        self.stream.appended.store(resume.next_offset.previous().0, Relaxed);
+        // Everything handed over is durable by now; what was not handed over keeps its id.
+        self.schemas = self.stream.schemas.read().clone();
+        for schema in &self.new_schemas {
+            self.schemas.insert(schema.clone());
+        }
+        Ok(resume)
+    }
+
+    /// The stream's number for a schema version, known or new. A new one becomes durable together with the first
+    /// chunk that uses it, or before.
+    pub fn schema(&mut self, schema: &Arc<TableSchema>) -> SchemaId {
+        let fingerprint = schema.fingerprint();
+        if let Some(known) = self.schemas.find(fingerprint) {
+            return known.id;
+        }
+        let new = StoredSchema { id: self.schemas.next_id(), fingerprint, schema: Arc::clone(schema) };
+        let id = new.id;
+        self.schemas.insert(new.clone());
+        self.new_schemas.push(new);
+        id
+    }
+
+    /// A unit begins.
+    pub fn begin_unit(&mut self, head: UnitHead) {
+        if self.open.is_some() {
+            self.misuse = Some("a unit must end before the next one begins");
+        }
+        self.open = Some(OpenUnit { head, events: 0, fragmented: false });
+        self.hasher.reset();
+    }
+
+    /// Adds an event to the open unit; copies `body`, whose layout is `dbstreamd_model::EventBody`'s.
+    #[inline]
+    pub fn append(&mut self, op: Op, schema: Option<SchemaId>, body: &[u8]) {
+        let chunk_bytes_max = self.shared.options.chunk_bytes_max;
+        while !self.builder.is_empty()
+            && (self.builder.weight().saturating_add(body.len()) > chunk_bytes_max || self.builder.schemas_full())
+        {
+            self.cut();
+        }
+        let Some(open) = &mut self.open else {
+            self.misuse = Some("an event must belong to a unit");
+            return;
+        };
+        let stored = schema.and_then(|id| self.schemas.get(id));
+        if stored.is_none() && schema.is_some() {
+            self.misuse = Some("an event's schema must have been introduced in this session");
+            return;
+        }
+        if self.builder.needs_unit() {
+            self.builder.begin_unit(open.span());
+        }
+        open.events = open.events.saturating_add(1);
+        self.hasher.event(op, stored.map(|schema| schema.fingerprint), body);
+        self.builder.push(op, stored, body);
+    }
+
+    /// The open unit ends. One without events takes no offset, but the source may forget it all the same.
+    pub fn end_unit(&mut self, end_lsn: Lsn) {
+        let Some(open) = self.open.take() else {
+            self.misuse = Some("a unit must begin before it ends");
+            return;
+        };
+        if open.events == 0 {
+            return self.idle(end_lsn);
+        }
+        self.builder.end_unit(end_lsn, self.hasher.finish());
+        self.confirm = self.confirm.max(end_lsn);
+        if open.fragmented {
+            // The last piece of a large unit is a chunk of its own, like the ones before.
+            self.hand_over_whole();
+        }
+    }
+
+    /// The source has nothing for us below `lsn`, and no unit is open: it may forget up to there once everything
+    /// before is durable. Costs no fsync of its own more than once a second.
+    pub fn idle(&mut self, lsn: Lsn) {
+        if self.open.is_some() {
+            self.misuse = Some("no position is idle while a unit is open");
+            return;
+        }
+        self.confirm = self.confirm.max(lsn);
+        if self.builder.is_empty() && self.misuse.is_none() {
+            self.shared.queue.note_idle(&self.stream, self.confirm);
+        }
+    }
+
+    /// Credit for bytes that were received. It leaves with the chunk that holds them.
+    pub fn add_credit(&mut self, credit: Credit) {
+        match &mut self.credit {
+            Some(held) => held.merge(credit),
+            none => *none = Some(credit),
+        }
+    }
+
+    /// Hands over whole units that are built, if it is time. To be called after every read from the source.
+    ///
+    /// # Errors
+    /// When the log does not write any more; nothing that was appended since the last session is then certain.
+    pub fn pump(&mut self, pump: Pump) -> Result<(), LogError> {
+        self.shared.writing()?;
+        if let Some(reason) = self.misuse {
+            return Err(LogError::Misuse(reason));
+        }
+        let due = pump == Pump::Now
+            || self.stream.flow.is_idle()
+            || self.builder.weight() >= self.shared.options.chunk_bytes_max;
+        if due && self.builder.has_whole_units() {
+            self.hand_over_whole();
+        }
+        if self.builder.is_empty() {
+            // What was received became no event: nothing will ever take its credit along.
+            self.credit = None;
+        }
+        self.stream.appended.store(self.next_offset.advance(self.builder.len()).previous().0, Relaxed);
+        Ok(())
+    }
+
+    /// Resolves once the writer has nothing of ours in flight, so that the rest can be pumped; also after a failure,
+    /// which the next `pump` reports. Cancel-safe.
+    pub async fn writer_idle(&self) {
+        self.stream.flow.idle().await;
+    }
+
+    /// Whether something is built and not handed over.
+    pub fn has_pending(&self) -> bool {
+        self.builder.has_whole_units()
+    }
+
+    /// How far the source may forget: for the task that tells it.
+    pub fn confirmed(&self) -> watch::Receiver<Durable<Lsn>> {
+        self.stream.published.watch_confirmed()
+    }
+
+    /// The stored units that end after `lsn`, in order; to recognise what the source sends again.
+    pub fn units_after(&self, lsn: Lsn) -> UnitCursor {
+        UnitCursor::new(Arc::clone(&self.shared), Arc::clone(&self.stream), lsn)
+    }
+
+    /// Makes room: hands over the whole units, or if there is none a piece of the open one.
+    fn cut(&mut self) {
+        if self.builder.has_whole_units() {
+            return self.hand_over_whole();
+        }
+        if let Some(open) = &mut self.open {
+            open.fragmented = true;
+        }
+        let parts = self.builder.take_all();
+        self.hand_over(parts, Lsn::ZERO);
+    }
+
+    fn hand_over_whole(&mut self) {
+        let parts = self.builder.take_whole();
+        self.hand_over(parts, self.confirm);
+    }
+
+    fn hand_over(&mut self, parts: Parts, confirm: Lsn) {
+        if self.misuse.is_some() {
+            return;
+        }
+        for unit in parts.units.iter().filter(|unit| unit.finished) {
+            self.lsn_end = unit.end_lsn;
+            self.commit_time_max = self.commit_time_max.max(unit.commit_time);
+        }
+        let chunk = Chunk {
+            stream: self.stream.id,
+            epoch: self.epoch,
+            first_offset: self.next_offset,
+            lsn_end: self.lsn_end,
+            commit_time_max: self.commit_time_max,
+            events: parts.events,
+            units: parts.units,
+            schemas: parts.schemas,
+            body_start: 0,
+            bytes: parts.bodies,
+            encoded: OnceLock::new(),
+        };
+        self.next_offset = chunk.last_offset().next();
+        // What stays is the open unit: its bytes' credit stays with it.
+        let stays = self.builder.open_body_bytes();
+        let credit = self.credit.as_mut().map(|credit| credit.split(credit.bytes().saturating_sub(stays)));
+        let command = ChunkCommand {
+            stream: Arc::clone(&self.stream),
+            chunk,
+            schemas: std::mem::take(&mut self.new_schemas),
+            confirm,
+            credit,
+            in_flight: InFlight::start(&self.stream),
+        };
+        // A log that has ended refuses: the next `pump` says so.
+        let _ = self.shared.send(Command::Chunk(Box::new(command)));
+    }
+}
+
+impl OpenUnit {
+    fn span(&self) -> UnitSpan {
+        UnitSpan {
+            commit_lsn: self.head.commit_lsn,
+            end_lsn: Lsn::ZERO,
+            commit_time: self.head.commit_time,
+            hash: 0,
+            xid: self.head.xid,
+            first_ordinal: self.events,
+            first_event: 0,
+            events: 0,
+            finished: false,
+        }
+    }
+}
+
+impl Drop for Appender {
+    fn drop(&mut self) {
+        self.stream.appender_taken.store(false, Release);
+    }
+}
+
+impl std::fmt::Debug for Appender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Appender")
+            .field("stream", &self.stream.name)
+            .field("next_offset", &self.next_offset)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,265 @@
+//! A chunk as bytes: frame, header, lz4 block; written once, checked wholly at every read.
+//!
+//! ```text
+//!   magic u16 │ version u8 │ flags u8 │ crc32 │ header, fixed size (rkyv) │ block: index, bodies; lz4 or as they are
+//!   └──────── covered by the crc ─────┘       └───────────────── covered by the crc, together with the key ────────┘
+//! ```
+//!
+//! The key's bytes are under the checksum too, so a value that is found in a wrong place is damage, not data.
+//! Nothing here panics on any bytes, and no allocation is larger than the bytes at hand can justify.
+
+use std::sync::OnceLock;
+
+use dbstreamd_model::{Epoch, Lsn, Offset, StreamId, Timestamp};
+use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
+use rkyv::{Archive, Portable, Serialize};
+
+use super::Chunk;
+use super::index::{self, IndexError};
+use crate::schemas::SchemaRegistry;
+use crate::store::ChunkKey;
+
+/// "DC", little-endian: the first bytes of every chunk.
+const MAGIC: u16 = u16::from_le_bytes(*b"DC");
+/// Version of everything a chunk's value says.
+const VERSION: u8 = 1;
+/// The block is lz4; else it is stored as it is.
+const FLAG_LZ4: u8 = 1;
+/// The last unit does not end in this chunk.
+const FLAG_UNFINISHED: u8 = 2;
+/// Magic, version, flags, checksum.
+const FRAME_BYTES: usize = 8;
+const HEADER_BYTES: usize = size_of::<ArchivedChunkHeader>();
+/// No chunk decompresses to more: one event of at most 1 GiB beside what fits a chunk, with room to spare.
+const RAW_BYTES_MAX: usize = i32::MAX as usize;
+/// lz4 makes at most 255 bytes out of one.
+const LZ4_RATIO_MAX: usize = 255;
+
+/// A chunk's header: enough to search for a position or a time without decompressing.
+#[derive(Archive, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[rkyv(attr(allow(missing_docs)))]
+pub(crate) struct ChunkHeader {
+    pub(crate) stream: u32,
+    pub(crate) epoch: u32,
+    pub(crate) first_offset: u64,
+    /// End of the newest unit that ended in or before this chunk.
+    pub(crate) lsn_end: u64,
+    /// Running maximum of the commit times of the units that ended in or before this chunk.
+    pub(crate) commit_time_max: i64,
+    pub(crate) events: u32,
+    pub(crate) units: u32,
+    /// Length of the index, which comes first in the block.
+    pub(crate) index_bytes: u32,
+    /// Length of index and bodies.
+    pub(crate) raw_bytes: u32,
+    /// Length of the block as stored.
+    pub(crate) block_bytes: u32,
+}
+
+// The header is disk format: byte-aligned, little-endian, and of this size for good.
+const _: () = assert!(HEADER_BYTES == 52 && align_of::<ArchivedChunkHeader>() == 1);
+const fn portable<T: Portable>() {}
+const _: () = portable::<ArchivedChunkHeader>();
+
+/// Why a value is no chunk.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("the value is too short for a chunk")]
+    Short,
+    #[error("the value is not a chunk")]
+    Magic,
+    #[error("chunk format version {0} is not known to this version")]
+    Version(u8),
+    #[error("checksum mismatch")]
+    Checksum,
+    #[error("the header contradicts the rest")]
+    Header,
+    #[error("the block cannot be decompressed")]
+    Block,
+    #[error("the index contradicts the bodies")]
+    Index,
+    #[error("schema {0} is missing")]
+    UnknownSchema(u32),
+}
+
+/// Buffers that encoding uses again and again.
+pub(crate) struct Scratch {
+    table: CompressTable,
+    raw: Vec<u8>,
+    value: Vec<u8>,
+}
+
+/// A buffer larger than this, left by a huge event, is given back.
+const SCRATCH_KEPT_MAX: usize = 1 << 20;
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self { table: CompressTable::large(), raw: Vec::new(), value: Vec::new() }
+    }
+}
+
+/// The chunk's value under `key`; valid until the scratch is used again.
+pub(crate) fn encode<'a>(chunk: &Chunk, key: &ChunkKey, scratch: &'a mut Scratch) -> Result<&'a [u8], FrameError> {
+    let Scratch { table, raw, value } = scratch;
+    for buffer in [&mut *raw, &mut *value] {
+        buffer.clear();
+        buffer.shrink_to(SCRATCH_KEPT_MAX);
+    }
+    index::encode(chunk, raw);
+    let index_bytes = raw.len();
+    raw.extend_from_slice(chunk.bodies());
+    if raw.len() > RAW_BYTES_MAX {
+        return Err(FrameError::Header);
+    }
+
+    value.resize(FRAME_BYTES + HEADER_BYTES + get_maximum_output_size(raw.len()), 0);
+    let block = value.get_mut(FRAME_BYTES + HEADER_BYTES..).ok_or(FrameError::Header)?;
+    let mut flags = if chunk.finished() { 0 } else { FLAG_UNFINISHED };
+    let block_bytes = match compress_into_with_table(raw, block, table) {
+        Ok(length) if length < raw.len() => {
+            flags |= FLAG_LZ4;
+            length
+        }
+        // Incompressible: stored as it is.
+        _ => {
+            block.get_mut(..raw.len()).ok_or(FrameError::Block)?.copy_from_slice(raw);
+            raw.len()
+        }
+    };
+    value.truncate(FRAME_BYTES + HEADER_BYTES + block_bytes);
+
+    let fit = |length: usize| u32::try_from(length).map_err(|_| FrameError::Header);
+    let header = ChunkHeader {
+        stream: chunk.stream.0,
+        epoch: chunk.epoch.0,
+        first_offset: chunk.first_offset.0,
+        lsn_end: chunk.lsn_end.0,
+        commit_time_max: chunk.commit_time_max.0,
+        events: fit(chunk.events.len())?,
+        units: fit(chunk.units.len())?,
+        index_bytes: fit(index_bytes)?,
+        raw_bytes: fit(raw.len())?,
+        block_bytes: fit(block_bytes)?,
+    };
+    let header = rkyv::to_bytes::<rkyv::rancor::Error>(&header).map_err(|_| FrameError::Header)?;
+    let (frame, rest) = value.split_first_chunk_mut::<FRAME_BYTES>().ok_or(FrameError::Header)?;
+    rest.get_mut(..HEADER_BYTES).ok_or(FrameError::Header)?.copy_from_slice(&header);
+    let [m0, m1] = MAGIC.to_le_bytes();
+    let start = [m0, m1, VERSION, flags];
+    let [c0, c1, c2, c3] = checksum(start, key, rest).to_le_bytes();
+    *frame = [m0, m1, VERSION, flags, c0, c1, c2, c3];
+    Ok(value)
+}
+
+/// The header of the chunk stored under `key`, checked like the whole chunk up to its checksum.
+pub(crate) fn peek(key: &ChunkKey, value: &[u8]) -> Result<ChunkHeader, FrameError> {
+    open(key, value).map(|(_, header, _)| header)
+}
+
+/// The chunk stored under `key`.
+pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) -> Result<Chunk, FrameError> {
+    let (flags, header, block) = open(key, value)?;
+    let length = |n: u32| usize::try_from(n).map_err(|_| FrameError::Header);
+    let (raw_bytes, index_bytes) = (length(header.raw_bytes)?, length(header.index_bytes)?);
+    let bytes = if flags & FLAG_LZ4 == 0 {
+        block.to_vec()
+    } else {
+        let mut raw = vec![0; raw_bytes];
+        let length = decompress_into(block, &mut raw).map_err(|_| FrameError::Block)?;
+        if length != raw_bytes {
+            return Err(FrameError::Block);
+        }
+        raw
+    };
+    let index = bytes.get(..index_bytes).ok_or(FrameError::Header)?;
+    let counts = (length(header.events)?, length(header.units)?);
+    let finished = flags & FLAG_UNFINISHED == 0;
+    let index =
+        index::decode(index, counts, raw_bytes - index_bytes, finished, registry).map_err(|error| match error {
+            IndexError::Damaged => FrameError::Index,
+            IndexError::UnknownSchema(id) => FrameError::UnknownSchema(id),
+        })?;
+    Ok(Chunk {
+        stream: StreamId(header.stream),
+        epoch: Epoch(header.epoch),
+        first_offset: Offset(header.first_offset),
+        lsn_end: Lsn(header.lsn_end),
+        commit_time_max: Timestamp(header.commit_time_max),
+        events: index.events,
+        units: index.units,
+        schemas: index.schemas,
+        body_start: index_bytes,
+        bytes,
+        encoded: OnceLock::new(),
+    })
+}
+
+fn open<'a>(key: &ChunkKey, value: &'a [u8]) -> Result<(u8, ChunkHeader, &'a [u8]), FrameError> {
+    let (frame, rest) = value.split_first_chunk::<FRAME_BYTES>().ok_or(FrameError::Short)?;
+    let [m0, m1, version, flags, c0, c1, c2, c3] = *frame;
+    if u16::from_le_bytes([m0, m1]) != MAGIC {
+        return Err(FrameError::Magic);
+    }
+    if version != VERSION {
+        return Err(FrameError::Version(version));
+    }
+    if checksum([m0, m1, version, flags], key, rest) != u32::from_le_bytes([c0, c1, c2, c3]) {
+        return Err(FrameError::Checksum);
+    }
+    let (header, block) = rest.split_at_checked(HEADER_BYTES).ok_or(FrameError::Short)?;
+    let header = read_header(header)?;
+    if flags & !(FLAG_LZ4 | FLAG_UNFINISHED) != 0 || !header.fits(key, flags, block.len()) {
+        return Err(FrameError::Header);
+    }
+    Ok((flags, header, block))
+}
+
+fn read_header(bytes: &[u8]) -> Result<ChunkHeader, FrameError> {
+    let header = rkyv::access::<ArchivedChunkHeader, rkyv::rancor::Error>(bytes).map_err(|_| FrameError::Header)?;
+    Ok(ChunkHeader {
+        stream: header.stream.to_native(),
+        epoch: header.epoch.to_native(),
+        first_offset: header.first_offset.to_native(),
+        lsn_end: header.lsn_end.to_native(),
+        commit_time_max: header.commit_time_max.to_native(),
+        events: header.events.to_native(),
+        units: header.units.to_native(),
+        index_bytes: header.index_bytes.to_native(),
+        raw_bytes: header.raw_bytes.to_native(),
+        block_bytes: header.block_bytes.to_native(),
+    })
+}
+
+impl ChunkHeader {
+    /// Offset of the last event.
+    pub(crate) fn last_offset(&self) -> Offset {
+        Offset(self.first_offset.saturating_add(u64::from(self.events)).saturating_sub(1))
+    }
+
+    /// Whether it agrees with its key and with the length of the block behind it.
+    fn fits(&self, key: &ChunkKey, flags: u8, block_bytes: usize) -> bool {
+        let raw_bytes = self.raw_bytes as usize;
+        let raw_fits = if flags & FLAG_LZ4 == 0 {
+            raw_bytes == block_bytes
+        } else {
+            raw_bytes <= RAW_BYTES_MAX && raw_bytes / LZ4_RATIO_MAX <= block_bytes
+        };
+        (self.stream, self.epoch) == (key.stream.0, key.epoch.0)
+            && self.first_offset > 0
+            && self.last_offset() == key.last_offset
+            && self.block_bytes as usize == block_bytes
+            && raw_fits
+            && self.index_bytes <= self.raw_bytes
+            // An event takes a byte of index at least, a unit more than eight.
+            && (1..=self.index_bytes).contains(&self.events)
+            && (1..=self.events.min(self.index_bytes / 8)).contains(&self.units)
+    }
+}
+
+fn checksum(start: [u8; 4], key: &ChunkKey, rest: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&start);
+    crc.update(&key.to_bytes());
+    crc.update(rest);
+    crc.finalize()
+}

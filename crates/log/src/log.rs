@@ -1,0 +1,409 @@
+//! The log's front door: opens it, hands out appenders and readers, answers questions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use dbstreamd_model::{ConsumerName, Epoch, Fingerprint, Lsn, Offset, StreamId, StreamName, TableSchema, Timestamp};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::appender::Appender;
+use crate::error::LogError;
+use crate::metrics::LogMetrics;
+use crate::options::LogOptions;
+use crate::read::{self, Reader, StartAt};
+use crate::schemas::StoredSchema;
+use crate::store::Store;
+use crate::stream::Stream;
+use crate::writer::{Command, CommitCommand, Durable, Queue, Writer, delete_tail, refuse};
+
+/// Consumers' commits that may wait for the writer at once; more wait in line in front of it.
+const COMMITS_WAITING_MAX: usize = 4096;
+/// Reads from disk at once, in the whole process.
+const DISK_READS_MAX: usize = 8;
+/// How long closing waits for reads that are under way.
+const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// The log. Clones are the same log; when the last one goes, it is closed.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+    closer: Arc<Closer>,
+}
+
+/// A stream's positions. `appended ≥ durable ≥ visible ≥ trim_point`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermarks {
+    /// The stream's epoch.
+    pub epoch: Epoch,
+    /// The newest event in memory.
+    pub appended: Offset,
+    /// The newest event on disk.
+    pub durable: Offset,
+    /// The newest event that readers see.
+    pub visible: Offset,
+    /// Everything up to here was removed by retention.
+    pub trim_point: Offset,
+    /// End of the newest visible unit.
+    pub visible_lsn: Lsn,
+    /// Commit time of the newest visible unit; zero when there is none.
+    pub visible_commit_time: Timestamp,
+    /// How far the source may forget.
+    pub confirmed_through: Lsn,
+}
+
+/// A consumer and what it committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerRecord {
+    /// Whose events it reads.
+    pub stream: StreamId,
+    /// Its name.
+    pub name: ConsumerName,
+    /// It has everything up to here.
+    pub committed: Offset,
+    /// When it said so.
+    pub committed_at: Timestamp,
+}
+
+/// What a commit below the committed offset means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewind {
+    /// A mistake: refuse it.
+    Refuse,
+    /// The consumer wants to go back.
+    Allow,
+    /// A late acknowledgement: keep the higher offset.
+    Ignore,
+}
+
+/// What all parts of an open log share.
+pub(crate) struct Shared {
+    pub(crate) options: LogOptions,
+    pub(crate) queue: Queue,
+    pub(crate) metrics: LogMetrics,
+    /// Becomes true when the log is closed.
+    pub(crate) closed: watch::Sender<bool>,
+    pub(crate) disk_reads: Arc<Semaphore>,
+    commits: Semaphore,
+    store: RwLock<Option<Arc<Store>>>,
+    streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
+    failure: OnceLock<Arc<LogError>>,
+    damage: Vec<LogError>,
+}
+
+struct Closer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Log {
+    /// Opens or creates the log: checks the directory, reads all records, finishes what a crash interrupted, and
+    /// deletes what is not visible. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, is used by another process, or does not hold what it should.
+    pub fn open(options: LogOptions) -> Result<Self, LogError> {
+        let (store, mut loaded) = Store::open(&options)?;
+        for (id, stream) in &mut loaded.streams {
+            delete_tail(&store, *id, &mut stream.state, &mut stream.directory)?;
+        }
+        let streams: BTreeMap<_, _> =
+            loaded.streams.iter().map(|(&id, stream)| (id, Arc::new(Stream::new(id, stream)))).collect();
+        // Damage in one stream's newest chunk is no reason to keep the others from running.
+        let damage = streams.values().filter_map(|stream| read::verify_newest(&store, stream).err()).collect();
+        let store = Arc::new(store);
+        let shared = Arc::new(Shared {
+            options,
+            queue: Queue::default(),
+            metrics: LogMetrics::default(),
+            closed: watch::Sender::new(false),
+            disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
+            commits: Semaphore::new(COMMITS_WAITING_MAX),
+            store: RwLock::new(Some(Arc::clone(&store))),
+            streams: RwLock::new(streams),
+            failure: OnceLock::new(),
+            damage,
+        });
+        let writer = Writer::new(Arc::clone(&shared), store, &loaded);
+        let thread = std::thread::Builder::new()
+            .name("log-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|error| LogError::io("start the writer thread for", &shared.options.dir, error))?;
+        let closer = Arc::new(Closer { shared: Arc::clone(&shared), thread: Mutex::new(Some(thread)) });
+        Ok(Self { shared, closer })
+    }
+
+    /// Writes what was handed over, stops the writer, and gives the directory free. Blocks. Other clones, appenders
+    /// and readers get [`LogError::Closed`] from now on.
+    ///
+    /// # Errors
+    /// When the last writes failed; everything acknowledged is safe all the same.
+    pub fn close(self) -> Result<(), LogError> {
+        self.closer.close()
+    }
+
+    /// The stream of this name; created when there is none. Blocks for one fsync then.
+    ///
+    /// # Errors
+    /// When the log does not write any more.
+    pub fn open_stream(&self, name: &StreamName) -> Result<StreamId, LogError> {
+        if let Some(id) = self.stream_named(name.as_str()) {
+            return Ok(id);
+        }
+        let (reply, answer) = mpsc::sync_channel(1);
+        self.shared.send(Command::OpenStream { name: name.clone(), reply })?;
+        match answer.recv() {
+            Ok(stream) => stream.map(|stream| stream.id),
+            Err(_) => Err(self.shared.reason_for_silence()),
+        }
+    }
+
+    /// All streams.
+    pub fn streams(&self) -> Vec<(StreamId, StreamName)> {
+        self.shared.all_streams().iter().map(|stream| (stream.id, stream.name.clone())).collect()
+    }
+
+    /// The number of the stream of this name.
+    pub fn stream_named(&self, name: &str) -> Option<StreamId> {
+        self.shared.streams.read().values().find(|stream| stream.name.as_str() == name).map(|stream| stream.id)
+    }
+
+    /// The stream's positions now.
+    ///
+    /// # Errors
+    /// When there is no such stream.
+    pub fn watermarks(&self, stream: StreamId) -> Result<Watermarks, LogError> {
+        let stream = self.shared.stream(stream)?;
+        let mut marks = stream.published.watermarks();
+        marks.appended = marks.durable.max(Offset(stream.appended.load(Relaxed)));
+        Ok(marks)
+    }
+
+    /// The stream's positions, whenever something becomes durable.
+    ///
+    /// # Errors
+    /// When there is no such stream.
+    pub fn watch(&self, stream: StreamId) -> Result<watch::Receiver<Watermarks>, LogError> {
+        Ok(self.shared.stream(stream)?.published.watch())
+    }
+
+    /// The stream's write side.
+    ///
+    /// # Errors
+    /// When there is no such stream, or somebody has its write side already.
+    pub fn appender(&self, stream: StreamId) -> Result<Appender, LogError> {
+        let stream = self.shared.stream(stream)?;
+        if stream.appender_taken.swap(true, Acquire) {
+            return Err(LogError::AppenderTaken(stream.name.to_string()));
+        }
+        Ok(Appender::new(Arc::clone(&self.shared), stream))
+    }
+
+    /// A reader. Seeks on disk: not for an async task's own thread, unless `start` is a plain offset or an end.
+    ///
+    /// # Errors
+    /// When `start` was removed by retention or is past the end.
+    pub fn reader(&self, stream: StreamId, start: StartAt) -> Result<Reader, LogError> {
+        let stream = self.shared.stream(stream)?;
+        let next = read::start_offset(&*self.shared.store()?, &stream, start)?;
+        Ok(Reader::new(Arc::clone(&self.shared), stream, next))
+    }
+
+    /// All schema versions of a stream, oldest first.
+    pub fn schemas(&self, stream: StreamId) -> Vec<StoredSchema> {
+        self.shared.stream(stream).map(|stream| stream.schemas.read().all().to_vec()).unwrap_or_default()
+    }
+
+    /// The schema version of this content.
+    pub fn schema(&self, stream: StreamId, fingerprint: Fingerprint) -> Option<Arc<TableSchema>> {
+        let stream = self.shared.stream(stream).ok()?;
+        let schemas = stream.schemas.read();
+        schemas.find(fingerprint).map(|stored| Arc::clone(&stored.schema))
+    }
+
+    /// Stores that a consumer has everything up to `offset`.
+    ///
+    /// # Errors
+    /// When the offset is not visible, is below the committed one and `rewind` refuses that, or the log does not
+    /// write any more.
+    pub async fn commit_offset(
+        &self,
+        stream: StreamId,
+        consumer: &ConsumerName,
+        offset: Offset,
+        rewind: Rewind,
+    ) -> Result<Durable<Offset>, LogError> {
+        let stream = self.shared.stream(stream)?;
+        let _permit = self.shared.commits.acquire().await.map_err(|_| LogError::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let command = CommitCommand { stream, consumer: consumer.clone(), offset, rewind, reply };
+        self.shared.send(Command::Commit(Box::new(command)))?;
+        self.shared.answer(answer).await
+    }
+
+    /// All consumers, or those of one stream.
+    pub fn consumers(&self, stream: Option<StreamId>) -> Vec<ConsumerRecord> {
+        let streams = self.shared.all_streams();
+        let wanted = streams.iter().filter(|s| stream.is_none_or(|id| s.id == id));
+        wanted
+            .flat_map(|stream| {
+                let consumers = stream.consumers.read();
+                consumers.iter().map(|(name, c)| record(stream.id, name, c)).collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// One consumer, if it ever committed.
+    pub fn consumer(&self, stream: StreamId, name: &ConsumerName) -> Option<ConsumerRecord> {
+        let stream = self.shared.stream(stream).ok()?;
+        let consumers = stream.consumers.read();
+        consumers.get(name).map(|committed| record(stream.id, name, committed))
+    }
+
+    /// Bytes of a stream's kept chunks, as stored.
+    pub fn stream_bytes(&self, stream: StreamId) -> u64 {
+        let Ok(stream) = self.shared.stream(stream) else { return 0 };
+        let layout = stream.layout.read();
+        layout.directory.first().map_or(0, |(_, entry)| layout.bytes.saturating_sub(entry.bytes_before))
+    }
+
+    /// Estimated bytes of the stored chunks after `after` up to and including `to`: a consumer's lag.
+    pub fn bytes_between(&self, stream: StreamId, after: Offset, to: Offset) -> u64 {
+        let Ok(stream) = self.shared.stream(stream) else { return 0 };
+        let durable = stream.published.watermarks().durable;
+        let layout = stream.layout.read();
+        layout.bytes_through(to, durable).saturating_sub(layout.bytes_through(after, durable))
+    }
+
+    /// Bytes of all the log's files.
+    pub fn disk_bytes(&self) -> u64 {
+        self.shared.store().map(|store| store.disk_bytes()).unwrap_or(0)
+    }
+
+    /// The log's counters.
+    pub fn metrics(&self) -> LogMetrics {
+        self.shared.metrics.clone()
+    }
+
+    /// Why the log stopped writing, if it did.
+    pub fn failure(&self) -> Option<Arc<LogError>> {
+        self.shared.failure.get().cloned()
+    }
+
+    /// Damage found when the log was opened. Only the newest chunk of each stream is looked at then.
+    pub fn damage(&self) -> &[LogError] {
+        &self.shared.damage
+    }
+
+    /// Lets retention look now rather than in a few seconds.
+    ///
+    /// # Errors
+    /// When the log does not write any more.
+    pub async fn apply_retention(&self) -> Result<(), LogError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Command::Retain { reply })?;
+        self.shared.answer(answer).await
+    }
+}
+
+impl Shared {
+    pub(crate) fn stream(&self, id: StreamId) -> Result<Arc<Stream>, LogError> {
+        self.streams.read().get(&id).cloned().ok_or(LogError::UnknownStream(id.0))
+    }
+
+    pub(crate) fn all_streams(&self) -> Vec<Arc<Stream>> {
+        self.streams.read().values().cloned().collect()
+    }
+
+    pub(crate) fn add_stream(&self, stream: Arc<Stream>) {
+        self.streams.write().insert(stream.id, stream);
+    }
+
+    pub(crate) fn store(&self) -> Result<Arc<Store>, LogError> {
+        self.store.read().clone().ok_or(LogError::Closed)
+    }
+
+    /// Keeps the first failure, and says how to tell others of it.
+    pub(crate) fn fail(&self, error: LogError) -> LogError {
+        LogError::Stopped(Arc::clone(self.failure.get_or_init(|| Arc::new(error))))
+    }
+
+    /// Whether the log writes.
+    pub(crate) fn writing(&self) -> Result<(), LogError> {
+        if let Some(failure) = self.failure.get() {
+            return Err(LogError::Stopped(Arc::clone(failure)));
+        }
+        if *self.closed.borrow() { Err(LogError::Closed) } else { Ok(()) }
+    }
+
+    pub(crate) fn send(&self, command: Command) -> Result<(), LogError> {
+        self.queue.push(command).map_err(|command| {
+            let reason = self.reason_for_silence();
+            refuse(command, &reason);
+            reason
+        })
+    }
+
+    /// Waits for the writer's answer.
+    pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T, LogError> {
+        answer.await.unwrap_or_else(|_| Err(self.reason_for_silence()))
+    }
+
+    fn reason_for_silence(&self) -> LogError {
+        self.writing().err().unwrap_or(LogError::Closed)
+    }
+}
+
+impl Closer {
+    fn close(&self) -> Result<(), LogError> {
+        let Some(thread) = self.thread.lock().take() else { return Ok(()) };
+        self.shared.closed.send_replace(true);
+        // A refused command is no loss: then the writer has ended by itself.
+        let _ = self.shared.queue.push(Command::Close);
+        if thread.join().is_err() {
+            self.shared.fail(LogError::Store { action: "write", reason: "the writer thread panicked".into() });
+        }
+        let Some(mut store) = self.shared.store.write().take() else { return Ok(()) };
+        let flushed = match self.shared.failure.get() {
+            Some(failure) => Err(LogError::Stopped(Arc::clone(failure))),
+            // What is in table files has checksums that notice damage; the write-ahead log would just end there.
+            None => store.flush_all(),
+        };
+        // Reads that are under way hold the store a moment longer.
+        let deadline = Instant::now() + CLOSE_WAIT_MAX;
+        loop {
+            match Arc::try_unwrap(store) {
+                Ok(last) => {
+                    drop(last);
+                    return flushed;
+                }
+                Err(held) if Instant::now() < deadline => store = held,
+                Err(_) => return flushed,
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the log was not closed cleanly");
+        }
+    }
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("dir", &self.shared.options.dir).finish_non_exhaustive()
+    }
+}
+
+fn record(stream: StreamId, name: &ConsumerName, committed: &crate::store::Committed) -> ConsumerRecord {
+    ConsumerRecord { stream, name: name.clone(), committed: committed.offset, committed_at: committed.at }
+}

@@ -1,0 +1,76 @@
+//! What an operator may choose about the log, with the default and the reason for each.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Where the log lives and how much it may use.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// The data directory; created when missing.
+    pub dir: PathBuf,
+    /// A group commit is closed at this many bytes. 4 MiB: an fsync of it takes a few milliseconds, and more bytes
+    /// per fsync no longer raise throughput.
+    pub group_commit_bytes_max: usize,
+    /// A group commit takes in what arrives while it is being put together, for at most this long. It is never
+    /// waited for: an idle disk is used at once.
+    pub group_commit_delay_max: Duration,
+    /// A chunk is cut at this many bytes of payload. 128 KiB: large enough that lz4 and RocksDB's cost per key do
+    /// not matter, small enough that a reader's buffer and one wasted read are cheap.
+    pub chunk_bytes_max: usize,
+    /// Memory for what is written and not yet flushed to table files, all streams together.
+    pub memtable_budget_bytes: usize,
+    /// Memory for blocks of table files and their indexes.
+    pub block_cache_bytes: usize,
+    /// Memory for the newest chunks of all streams, from which readers at the tail are served.
+    pub tail_ring_bytes: usize,
+    /// A partition is closed at this size; the grain in which space is given back.
+    pub partition_bytes_max: u64,
+    /// A partition is closed at this age; the grain in which retention by age works.
+    pub partition_age_max: Duration,
+    /// How long, and how much, is kept.
+    pub retention: Retention,
+}
+
+/// How much history is kept. Whatever limit is reached first, the oldest partition goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Drop partitions closed longer ago than this.
+    pub age: Option<Duration>,
+    /// Drop the oldest partitions while all of them together are larger than this.
+    pub bytes: Option<u64>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        // Seven days outlast a long weekend of a broken consumer; 50 GiB keeps a forgotten daemon from filling a disk.
+        Self { age: Some(Duration::from_secs(7 * 24 * 3600)), bytes: Some(50 * 1024 * 1024 * 1024) }
+    }
+}
+
+impl LogOptions {
+    /// The defaults, in this directory.
+    pub fn with_dir(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            group_commit_bytes_max: 4 * MIB,
+            group_commit_delay_max: Duration::from_micros(500),
+            chunk_bytes_max: 128 * KIB,
+            memtable_budget_bytes: 128 * MIB,
+            block_cache_bytes: 32 * MIB,
+            tail_ring_bytes: 32 * MIB,
+            partition_bytes_max: 1024 * 1024 * 1024,
+            partition_age_max: Duration::from_secs(6 * 3600),
+            retention: Retention::default(),
+        }
+    }
+}
+
+impl Default for LogOptions {
+    /// The defaults, in `dbstreamd-data` under the working directory.
+    fn default() -> Self {
+        Self::with_dir("dbstreamd-data")
+    }
+}

@@ -1,0 +1,204 @@
+//! Chunks from disk: found, checked, and never served when anything about them does not fit.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use dbstreamd_model::{Epoch, Offset};
+
+use crate::chunk::{Chunk, ChunkHeader, FrameError, decode, peek};
+use crate::error::LogError;
+use crate::store::{ChunkKey, PartitionSeq, Store};
+use crate::stream::Stream;
+
+/// How much to read at once.
+#[derive(Clone, Copy)]
+pub(super) struct Budget {
+    pub(super) chunks: usize,
+    pub(super) bytes: usize,
+}
+
+/// A run of offsets that lie in one partition and one epoch.
+#[derive(Clone, Copy)]
+struct Place {
+    partition: PartitionSeq,
+    epoch: Epoch,
+    /// The last offset of the run, not past what was asked for.
+    through: Offset,
+}
+
+/// Reads chunks from the one that holds `from` on, at least one, none beyond `through`.
+pub(super) fn read(
+    store: &Store,
+    stream: &Stream,
+    from: Offset,
+    through: Offset,
+    budget: Budget,
+) -> Result<Vec<Arc<Chunk>>, LogError> {
+    let place = locate(stream, from, through)?;
+    let mut chunks: Vec<Arc<Chunk>> = Vec::new();
+    let mut bytes = 0;
+    let mut failed = None;
+    let scanned = {
+        let registry = stream.schemas.read();
+        store.scan(place.partition, place.key(stream, from), place.through, false, |key, value| {
+            let expected = chunks.last().map_or(from, |chunk| chunk.last_offset().next());
+            match checked(decode(&key, value, &registry), expected, chunks.is_empty()) {
+                Ok(chunk) => {
+                    bytes += chunk.memory();
+                    chunks.push(Arc::new(chunk));
+                    if chunks.len() < budget.chunks && bytes < budget.bytes {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
+                }
+                Err(reason) => {
+                    failed = Some((key.last_offset, reason));
+                    ControlFlow::Break(())
+                }
+            }
+        })
+    };
+    // What was read before the damage is sound; the damage is met again when it is its turn.
+    if !chunks.is_empty() {
+        return Ok(chunks);
+    }
+    Err(explain(store, stream, from, &place, failed, scanned.err()))
+}
+
+/// The one chunk that holds `offset`.
+pub(crate) fn chunk_at(
+    store: &Store,
+    stream: &Stream,
+    offset: Offset,
+    through: Offset,
+) -> Result<Arc<Chunk>, LogError> {
+    let chunks = read(store, stream, offset, through, Budget { chunks: 1, bytes: usize::MAX })?;
+    chunks.into_iter().next().ok_or(LogError::Closed)
+}
+
+/// The header of the chunk that holds `offset`; its checksum is verified.
+pub(super) fn header_at(
+    store: &Store,
+    stream: &Stream,
+    offset: Offset,
+    through: Offset,
+) -> Result<ChunkHeader, LogError> {
+    let place = locate(stream, offset, through)?;
+    let mut found = None;
+    let mut failed = None;
+    let scanned = store.scan(place.partition, place.key(stream, offset), place.through, true, |key, value| {
+        match peek(&key, value) {
+            Ok(header) if header.first_offset <= offset.0 => found = Some(header),
+            Ok(_) => failed = Some((key.last_offset, "chunks before it are missing".into())),
+            Err(error) => failed = Some((key.last_offset, error.to_string())),
+        }
+        ControlFlow::Break(())
+    });
+    found.ok_or_else(|| explain(store, stream, offset, &place, failed, scanned.err()))
+}
+
+/// Reads the newest chunk of a stream and checks it: at the start, where damage is likeliest.
+pub(crate) fn verify_newest(store: &Store, stream: &Stream) -> Result<(), LogError> {
+    let visible = stream.published.watermarks().visible;
+    if visible == stream.layout.read().trim.point {
+        return Ok(());
+    }
+    let place = locate(stream, visible, visible)?;
+    let newest = match store.newest(place.partition, (stream.id, place.epoch)) {
+        Ok(newest) => newest,
+        Err(error) => return Err(explain(store, stream, visible, &place, None, Some(error))),
+    };
+    let reason = match &newest {
+        None => Some("it is missing".to_owned()),
+        Some((key, _)) if key.last_offset != visible => {
+            Some(format!("the newest chunk ends at offset {}", key.last_offset))
+        }
+        Some((key, value)) => decode(key, value, &stream.schemas.read()).err().map(|error| error.to_string()),
+    };
+    reason.map_or(Ok(()), |reason| Err(explain(store, stream, visible, &place, Some((visible, reason)), None)))
+}
+
+fn locate(stream: &Stream, from: Offset, through: Offset) -> Result<Place, LogError> {
+    let layout = stream.layout.read();
+    if from <= layout.trim.point {
+        return Err(LogError::OffsetTrimmed { requested: from, trim_point: layout.trim.point });
+    }
+    let (epoch, next_epoch) = layout.epoch_of(from);
+    let Some((partition, next_partition)) = layout.partition_of(from) else {
+        return Err(LogError::Damaged {
+            stream: stream.name.to_string(),
+            first: from,
+            last: from,
+            partition: 0,
+            reason: "no partition holds it".into(),
+        });
+    };
+    let ends = [next_epoch, next_partition].into_iter().flatten().map(Offset::previous);
+    Ok(Place { partition, epoch, through: ends.fold(through, Offset::min) })
+}
+
+impl Place {
+    fn key(&self, stream: &Stream, offset: Offset) -> ChunkKey {
+        ChunkKey { stream: stream.id, epoch: self.epoch, last_offset: offset }
+    }
+}
+
+/// The chunk must hold the offset that is wanted, and the ones after it must follow without a gap.
+fn checked(decoded: Result<Chunk, FrameError>, expected: Offset, first: bool) -> Result<Chunk, String> {
+    let chunk = decoded.map_err(|error| error.to_string())?;
+    let follows = if first { chunk.first_offset <= expected } else { chunk.first_offset == expected };
+    if follows { Ok(chunk) } else { Err("chunks before it are missing".into()) }
+}
+
+/// Why the chunk that holds `from` could not be read: because retention was faster, or because of damage.
+fn explain(
+    store: &Store,
+    stream: &Stream,
+    from: Offset,
+    place: &Place,
+    failed: Option<(Offset, String)>,
+    scan_error: Option<LogError>,
+) -> LogError {
+    let trim_point = stream.layout.read().trim.point;
+    if from <= trim_point {
+        return LogError::OffsetTrimmed { requested: from, trim_point };
+    }
+    let (last, reason) = match (failed, scan_error) {
+        (Some((last, reason)), _) => (last, reason),
+        (None, Some(LogError::Store { reason, .. })) => (damage_end(store, stream, from, place), reason),
+        (None, Some(error)) => return error,
+        (None, None) => (damage_end(store, stream, from, place), "chunks are missing".into()),
+    };
+    let error = LogError::Damaged {
+        stream: stream.name.to_string(),
+        first: from,
+        last: last.max(from),
+        partition: place.partition.0,
+        reason,
+    };
+    tracing::error!(%error, "a stored chunk cannot be read");
+    error
+}
+
+/// The last offset before the next chunk that can be read: told by halving, since in a damaged block not even the
+/// keys can be read.
+fn damage_end(store: &Store, stream: &Stream, from: Offset, place: &Place) -> Offset {
+    let next_readable = |offset: Offset| {
+        let mut found = None;
+        let _ = store.scan(place.partition, place.key(stream, offset), place.through, false, |key, value| {
+            found = peek(&key, value).ok().map(|header| Offset(header.first_offset));
+            ControlFlow::Break(())
+        });
+        found
+    };
+    let (mut damaged, mut end) = (from.0, place.through.0.saturating_add(1));
+    while end - damaged > 1 {
+        let middle = damaged + (end - damaged) / 2;
+        match next_readable(Offset(middle)) {
+            Some(first) => end = first.0.min(middle).max(damaged + 1),
+            None => damaged = middle,
+        }
+    }
+    Offset(end).previous()
+}

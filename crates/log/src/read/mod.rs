@@ -1,0 +1,32 @@
+//! Reading: where to start, and how a reader follows the log at its own pace.
+//!
+//! `disk` reads chunks out of partitions, `seek` finds where to start, `reader` is one consumer's cursor, `cursor`
+//! walks over stored units. All of them see what is visible and nothing else.
+
+mod cursor;
+mod disk;
+mod reader;
+mod seek;
+
+use dbstreamd_model::{Lsn, Offset, Timestamp};
+
+pub use cursor::{UnitCursor, UnitRecord};
+pub(crate) use disk::{chunk_at, verify_newest};
+pub use reader::Reader;
+pub(crate) use seek::start_offset;
+
+/// Where a reader starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartAt {
+    /// The oldest event that retention kept.
+    Earliest,
+    /// The next event to become visible.
+    Latest,
+    /// This event.
+    Offset(Offset),
+    /// The first unit that ends after this position.
+    Lsn(Lsn),
+    /// The first unit with which the running maximum of commit times reaches this time. Commit times are not in
+    /// order, so a few later units may have been committed before it.
+    Time(Timestamp),
+}

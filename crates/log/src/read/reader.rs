@@ -1,0 +1,136 @@
+//! One consumer's cursor: the newest chunks from memory, everything else from disk.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dbstreamd_model::Offset;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::disk::{self, Budget};
+use crate::chunk::{Chunk, ChunkSlice};
+use crate::error::LogError;
+use crate::log::{Shared, Watermarks};
+use crate::stream::Stream;
+
+/// What a reader takes from disk in one go: several chunks, so that it need not go there for each, and few enough
+/// that ten thousand lagging readers do not fill the memory.
+const READ_AHEAD: Budget = Budget { chunks: 4, bytes: 512 * 1024 };
+
+/// One consumer's cursor over a stream. Follows the tail without polling.
+pub struct Reader {
+    shared: Arc<Shared>,
+    stream: Arc<Stream>,
+    marks: watch::Receiver<Watermarks>,
+    closed: watch::Receiver<bool>,
+    next: Offset,
+    /// Read from disk and not delivered.
+    ahead: VecDeque<Arc<Chunk>>,
+    /// A read under way. Kept here, so that a dropped future does not waste it.
+    reading: Option<JoinHandle<Result<Vec<Arc<Chunk>>, LogError>>>,
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>, stream: Arc<Stream>, next: Offset) -> Self {
+        let marks = stream.published.watch();
+        let closed = shared.closed.subscribe();
+        Self { shared, stream, marks, closed, next, ahead: VecDeque::new(), reading: None }
+    }
+
+    /// The next offset it will deliver.
+    pub fn position(&self) -> Offset {
+        self.next
+    }
+
+    /// The next events, as soon as there are any. Cancel-safe.
+    ///
+    /// # Errors
+    /// When they were removed by retention, cannot be read, or the log is closed.
+    pub async fn next(&mut self) -> Result<ChunkSlice, LogError> {
+        loop {
+            if let Some(slice) = self.try_next().await? {
+                return Ok(slice);
+            }
+            let changed = tokio::select! {
+                changed = self.marks.changed() => changed,
+                closed = self.closed.wait_for(|closed| *closed) => closed.map(drop).and(Err(()).or_else(|()| Ok(()))),
+            };
+            if changed.is_err() || *self.closed.borrow() {
+                return Err(LogError::Closed);
+            }
+        }
+    }
+
+    /// The next events, or none at the visible end. Waits for the disk, never for the source. Cancel-safe.
+    ///
+    /// # Errors
+    /// When they were removed by retention or cannot be read.
+    pub async fn try_next(&mut self) -> Result<Option<ChunkSlice>, LogError> {
+        loop {
+            let marks = *self.marks.borrow_and_update();
+            if self.next <= marks.trim_point {
+                return Err(LogError::OffsetTrimmed { requested: self.next, trim_point: marks.trim_point });
+            }
+            if self.next > marks.visible {
+                return Ok(None);
+            }
+            if let Some(chunk) = self.from_memory() {
+                return Ok(Some(self.deliver(chunk)));
+            }
+            self.read_ahead(marks.visible).await?;
+        }
+    }
+
+    fn from_memory(&mut self) -> Option<Arc<Chunk>> {
+        // The ring first: its chunks are shared, and so is what they are encoded to.
+        if let Some(chunk) = self.stream.ring.find(self.next) {
+            self.shared.metrics.ring_hits.inc();
+            return Some(chunk);
+        }
+        while let Some(chunk) = self.ahead.pop_front() {
+            if chunk.last_offset() >= self.next {
+                return Some(chunk);
+            }
+        }
+        None
+    }
+
+    fn deliver(&mut self, chunk: Arc<Chunk>) -> ChunkSlice {
+        let skipped = self.next.events_since(chunk.first_offset());
+        let start = usize::try_from(skipped).unwrap_or(usize::MAX).min(chunk.len());
+        self.next = chunk.last_offset().next();
+        ChunkSlice { range: start..chunk.len(), chunk }
+    }
+
+    /// Fills `ahead` from disk. Reads are few at a time in the whole process: memory and threads are bounded, and one
+    /// disk is not made faster by many.
+    async fn read_ahead(&mut self, visible: Offset) -> Result<(), LogError> {
+        if self.reading.is_none() {
+            let permit = Arc::clone(&self.shared.disk_reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
+            let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
+            self.reading = Some(tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let read = shared.store().and_then(|store| disk::read(&store, &stream, from, visible, READ_AHEAD));
+                match &read {
+                    Ok(chunks) => drop(shared.metrics.disk_chunks.inc_by(chunks.len() as u64)),
+                    Err(LogError::Damaged { .. }) => drop(shared.metrics.damaged_chunks.inc()),
+                    Err(_) => {}
+                }
+                read
+            }));
+        }
+        if let Some(reading) = &mut self.reading {
+            let result = reading.await;
+            self.reading = None;
+            let chunks = result.map_err(|error| LogError::Store { action: "read", reason: error.to_string() })??;
+            self.ahead = chunks.into();
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").field("stream", &self.stream.name).field("next", &self.next).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,233 @@
+//! The values of the `meta` column family. Layout in docs/format.md, "Records".
+//!
+//! Each is a version byte and fixed fields, big-endian. RocksDB's own checksums guard them; what does not read back
+//! is an error that stops the start, never a default.
+
+use dbstreamd_model::{Epoch, Fingerprint, Lsn, Offset, SchemaId, TableSchema, Timestamp};
+
+use crate::error::LogError;
+use crate::schemas::StoredSchema;
+
+/// First byte of every record.
+const RECORD_VERSION: u8 = 1;
+
+/// A stream's watermarks: written in the batch of whatever moves them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamState {
+    pub(crate) epoch: Epoch,
+    /// The newest offset on disk, perhaps of a unit whose end is not.
+    pub(crate) durable: Offset,
+    pub(crate) visible: Offset,
+    /// End of the newest visible unit.
+    pub(crate) visible_lsn: Lsn,
+    /// Commit time of the newest visible unit.
+    pub(crate) visible_commit_time: Timestamp,
+    /// Running maximum of all visible units' commit times.
+    pub(crate) commit_time_max: Timestamp,
+    pub(crate) confirmed_through: Lsn,
+    /// Bytes of all chunks ever written, as stored.
+    pub(crate) bytes: u64,
+}
+
+impl StreamState {
+    /// Of a stream without events.
+    pub(crate) const NEW: Self = Self {
+        epoch: Epoch::FIRST,
+        durable: Offset::NONE,
+        visible: Offset::NONE,
+        visible_lsn: Lsn::ZERO,
+        visible_commit_time: Timestamp(i64::MIN),
+        commit_time_max: Timestamp(i64::MIN),
+        confirmed_through: Lsn::ZERO,
+        bytes: 0,
+    };
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![RECORD_VERSION];
+        out.extend_from_slice(&self.epoch.0.to_be_bytes());
+        let times = [self.visible_commit_time, self.commit_time_max].map(|time| time.0.cast_unsigned());
+        let [newest, max] = times;
+        let numbers =
+            [self.durable.0, self.visible.0, self.visible_lsn.0, newest, max, self.confirmed_through.0, self.bytes];
+        numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        read("a stream's state", bytes, |input| {
+            let state = Self {
+                epoch: Epoch(input.u32()?),
+                durable: Offset(input.u64()?),
+                visible: Offset(input.u64()?),
+                visible_lsn: Lsn(input.u64()?),
+                visible_commit_time: Timestamp(input.u64()?.cast_signed()),
+                commit_time_max: Timestamp(input.u64()?.cast_signed()),
+                confirmed_through: Lsn(input.u64()?),
+                bytes: input.u64()?,
+            };
+            (state.visible <= state.durable).then_some(state)
+        })
+    }
+}
+
+/// What a consumer committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) offset: Offset,
+    pub(crate) at: Timestamp,
+}
+
+impl Committed {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        encode_numbers(&[self.offset.0, self.at.0.cast_unsigned()])
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        read("a consumer's offset", bytes, |input| {
+            Some(Self { offset: Offset(input.u64()?), at: Timestamp(input.u64()?.cast_signed()) })
+        })
+    }
+}
+
+/// A partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Partition {
+    pub(crate) created_at: Timestamp,
+    /// Retention has trimmed past it; what is left of it is to be removed.
+    pub(crate) dropping: bool,
+}
+
+impl Partition {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = encode_numbers(&[self.created_at.0.cast_unsigned()]);
+        out.push(u8::from(self.dropping));
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        read("a partition", bytes, |input| {
+            Some(Self { created_at: Timestamp(input.u64()?.cast_signed()), dropping: input.u8()? == 1 })
+        })
+    }
+}
+
+/// Where a stream starts in a partition, and what lay before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Offset of the stream's first event in the partition.
+    pub(crate) first_offset: Offset,
+    /// End of the newest unit that ended before it.
+    pub(crate) lsn_before: Lsn,
+    /// Running maximum of commit times before it.
+    pub(crate) commit_time_before: Timestamp,
+    /// Bytes of all the stream's chunks before it, as stored.
+    pub(crate) bytes_before: u64,
+}
+
+impl Entry {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let time = self.commit_time_before.0.cast_unsigned();
+        encode_numbers(&[self.first_offset.0, self.lsn_before.0, time, self.bytes_before])
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        read("the partition directory", bytes, |input| {
+            Some(Self {
+                first_offset: Offset(input.u64()?),
+                lsn_before: Lsn(input.u64()?),
+                commit_time_before: Timestamp(input.u64()?.cast_signed()),
+                bytes_before: input.u64()?,
+            })
+        })
+    }
+}
+
+/// How far retention went in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Trim {
+    /// Everything up to and including this offset is gone.
+    pub(crate) point: Offset,
+    /// End of the newest unit that is gone.
+    pub(crate) lsn: Lsn,
+    /// Running maximum of the commit times of what is gone.
+    pub(crate) commit_time: Timestamp,
+}
+
+impl Trim {
+    /// Nothing was trimmed.
+    pub(crate) const NONE: Self = Self { point: Offset::NONE, lsn: Lsn::ZERO, commit_time: Timestamp(i64::MIN) };
+
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        encode_numbers(&[self.point.0, self.lsn.0, self.commit_time.0.cast_unsigned()])
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        read("a trim point", bytes, |input| {
+            Some(Self {
+                point: Offset(input.u64()?),
+                lsn: Lsn(input.u64()?),
+                commit_time: Timestamp(input.u64()?.cast_signed()),
+            })
+        })
+    }
+}
+
+/// A schema version: its fingerprint, then the schema's own encoding.
+pub(crate) fn encode_schema(schema: &StoredSchema) -> Vec<u8> {
+    let mut out = vec![RECORD_VERSION];
+    out.extend_from_slice(&schema.fingerprint.0);
+    out.extend_from_slice(&schema.schema.encode());
+    out
+}
+
+/// Reads a schema version and checks it against its fingerprint.
+pub(crate) fn decode_schema(id: SchemaId, bytes: &[u8]) -> Result<StoredSchema, LogError> {
+    let damaged = |reason: String| LogError::DamagedRecord { what: format!("schema {}", id.0), reason };
+    let (fingerprint, rest) = bytes
+        .strip_prefix(&[RECORD_VERSION])
+        .and_then(|rest| rest.split_first_chunk::<16>())
+        .ok_or_else(|| damaged("wrong version or length".into()))?;
+    let schema = TableSchema::decode(rest).map_err(|error| damaged(error.to_string()))?;
+    let fingerprint = Fingerprint(*fingerprint);
+    if schema.fingerprint() != fingerprint {
+        return Err(damaged("its content does not have its fingerprint".into()));
+    }
+    Ok(StoredSchema { id, fingerprint, schema: schema.into() })
+}
+
+fn encode_numbers(numbers: &[u64]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + numbers.len() * 8);
+    out.push(RECORD_VERSION);
+    numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+    out
+}
+
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*head)
+    }
+    fn u8(&mut self) -> Option<u8> {
+        self.take::<1>().map(|[byte]| byte)
+    }
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+}
+
+fn read<T>(what: &str, bytes: &[u8], fields: impl FnOnce(&mut Input<'_>) -> Option<T>) -> Result<T, LogError> {
+    let damaged = |reason: &str| LogError::DamagedRecord { what: what.into(), reason: reason.into() };
+    let (&version, rest) = bytes.split_first().ok_or_else(|| damaged("it is empty"))?;
+    if version != RECORD_VERSION {
+        return Err(damaged(&format!("its version {version} is not known to this version")));
+    }
+    let mut input = Input(rest);
+    let value = fields(&mut input).ok_or_else(|| damaged("its fields do not fit"))?;
+    if input.0.is_empty() { Ok(value) } else { Err(damaged("it is too long")) }
+}

@@ -1,0 +1,182 @@
+//! What the threads share about one stream: positions, places, schemas, and the newest chunks.
+//!
+//! Only the writer thread changes any of it (but for `appended` and the count of what is in flight); everyone reads.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+
+use dbstreamd_model::{ConsumerName, Epoch, Offset, StreamId, StreamName};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::chunk::Chunk;
+use crate::schemas::SchemaRegistry;
+use crate::store::{Committed, Entry, LoadedStream, PartitionSeq, Trim};
+use crate::writer::Published;
+
+/// One stream, shared.
+pub(crate) struct Stream {
+    pub(crate) id: StreamId,
+    pub(crate) name: StreamName,
+    /// Watermarks and `Durable` positions.
+    pub(crate) published: Published,
+    /// The newest offset the appender gave out.
+    pub(crate) appended: AtomicU64,
+    /// Durable schema versions.
+    pub(crate) schemas: RwLock<SchemaRegistry>,
+    /// Where on disk what is.
+    pub(crate) layout: RwLock<Layout>,
+    /// Durable commits of consumers.
+    pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Committed>>,
+    /// The newest visible chunks.
+    pub(crate) ring: Ring,
+    /// What the appender handed over and the writer has not finished.
+    pub(crate) flow: Flow,
+    pub(crate) appender_taken: AtomicBool,
+}
+
+/// A stream's places on disk.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    /// Partitions that hold events of the stream, in order.
+    pub(crate) directory: Vec<(PartitionSeq, Entry)>,
+    /// First offset of each epoch, in order; never empty.
+    pub(crate) epochs: Vec<(Epoch, Offset)>,
+    pub(crate) trim: Trim,
+    /// Bytes of all chunks ever written, as stored.
+    pub(crate) bytes: u64,
+}
+
+impl Stream {
+    pub(crate) fn new(id: StreamId, loaded: &LoadedStream) -> Self {
+        // The first epoch needs no record.
+        let mut epochs = vec![(Epoch::FIRST, Offset::FIRST)];
+        epochs.extend_from_slice(&loaded.epochs);
+        Self {
+            id,
+            name: loaded.name.clone(),
+            published: Published::restored(&loaded.state, loaded.trim.point),
+            appended: AtomicU64::new(loaded.state.durable.0),
+            schemas: RwLock::new(loaded.schemas.clone()),
+            layout: RwLock::new(Layout {
+                directory: loaded.directory.clone(),
+                epochs,
+                trim: loaded.trim,
+                bytes: loaded.state.bytes,
+            }),
+            consumers: RwLock::new(loaded.consumers.clone()),
+            ring: Ring::default(),
+            flow: Flow::default(),
+            appender_taken: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Layout {
+    /// The partition that holds `offset`, and the first offset that it does not hold any more, if it is not the last.
+    pub(crate) fn partition_of(&self, offset: Offset) -> Option<(PartitionSeq, Option<Offset>)> {
+        let after = self.directory.partition_point(|(_, entry)| entry.first_offset <= offset);
+        let (seq, _) = self.directory.get(after.checked_sub(1)?)?;
+        Some((*seq, self.directory.get(after).map(|(_, entry)| entry.first_offset)))
+    }
+
+    /// The epoch of `offset`, and the first offset of the next epoch, if there is one.
+    pub(crate) fn epoch_of(&self, offset: Offset) -> (Epoch, Option<Offset>) {
+        let after = self.epochs.partition_point(|(_, first)| *first <= offset);
+        let epoch = after.checked_sub(1).and_then(|i| self.epochs.get(i)).map_or(Epoch::FIRST, |(epoch, _)| *epoch);
+        (epoch, self.epochs.get(after).map(|(_, first)| *first))
+    }
+
+    /// Estimated bytes on disk of everything up to and including `offset`, since the stream began.
+    pub(crate) fn bytes_through(&self, offset: Offset, durable: Offset) -> u64 {
+        let after = self.directory.partition_point(|(_, entry)| entry.first_offset <= offset);
+        let Some((_, entry)) = after.checked_sub(1).and_then(|i| self.directory.get(i)) else {
+            return self.directory.first().map_or(self.bytes, |(_, first)| first.bytes_before);
+        };
+        let (end, bytes_end) = self
+            .directory
+            .get(after)
+            .map_or((durable.next(), self.bytes), |(_, next)| (next.first_offset, next.bytes_before));
+        let events = end.events_since(entry.first_offset).max(1);
+        let wanted = offset.next().events_since(entry.first_offset).min(events);
+        let bytes = u128::from(bytes_end.saturating_sub(entry.bytes_before)) * u128::from(wanted) / u128::from(events);
+        entry.bytes_before.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+}
+
+/// The newest visible chunks of one stream, oldest first; gaps are possible, order is not lost. How many there are
+/// is decided by the writer, for all streams together.
+#[derive(Default)]
+pub(crate) struct Ring {
+    chunks: Mutex<VecDeque<Arc<Chunk>>>,
+}
+
+impl Ring {
+    /// The chunk that holds `offset`.
+    pub(crate) fn find(&self, offset: Offset) -> Option<Arc<Chunk>> {
+        let chunks = self.chunks.lock();
+        let place = chunks.partition_point(|chunk| chunk.last_offset() < offset);
+        chunks.get(place).filter(|chunk| chunk.first_offset() <= offset).cloned()
+    }
+
+    pub(crate) fn push(&self, chunk: Arc<Chunk>) {
+        self.chunks.lock().push_back(chunk);
+    }
+
+    pub(crate) fn pop_oldest(&self) -> Option<Arc<Chunk>> {
+        let mut chunks = self.chunks.lock();
+        let oldest = chunks.pop_front();
+        // A burst's room is given back once it is over.
+        if chunks.is_empty() {
+            chunks.shrink_to_fit();
+        }
+        oldest
+    }
+}
+
+/// One thing in flight; ends when it is dropped, whatever became of it.
+pub(crate) struct InFlight(Arc<Stream>);
+
+impl InFlight {
+    pub(crate) fn start(stream: &Arc<Stream>) -> Self {
+        stream.flow.in_flight.fetch_add(1, Relaxed);
+        Self(Arc::clone(stream))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if self.0.flow.in_flight.fetch_sub(1, Release) == 1 {
+            self.0.flow.idle.notify_waiters();
+        }
+    }
+}
+
+/// Counts what one appender has in flight, and wakes it when that is nothing.
+#[derive(Default)]
+pub(crate) struct Flow {
+    in_flight: AtomicUsize,
+    idle: Notify,
+}
+
+impl Flow {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.load(Acquire) == 0
+    }
+
+    /// Resolves once nothing is in flight.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let notified = self.idle.notified();
+            tokio::pin!(notified);
+            // Enlisted before looking, so that an end between looking and waiting is not missed.
+            notified.as_mut().enable();
+            if self.is_idle() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The writer's rare commands: streams are created, and what is not visible is deleted.
+
+use std::sync::Arc;
+
+use dbstreamd_model::{StreamId, StreamName};
+
+use super::{Command, Next, Slot, Writer};
+use crate::appender::{Restart, Resume};
+use crate::error::LogError;
+use crate::store::{Batch, Entry, LoadedStream, MetaKey, PartitionSeq, Store, StreamState};
+use crate::stream::Stream;
+
+impl Writer {
+    /// Does a command that stands alone; everything asked before it has been done.
+    pub(super) fn control(&mut self, command: Command) -> Result<Next, LogError> {
+        // In each arm: whoever asked may have gone away, and does not need the answer then. A failed write ends the
+        // writer, so it is returned; who asked learns of it from the log's failure.
+        match command {
+            Command::OpenStream { name, reply } => {
+                let stream = self.open_stream(name)?;
+                let _ = reply.send(Ok(stream));
+            }
+            Command::Reset { stream, reply } => {
+                let restart = self.reset(&stream)?;
+                let _ = reply.send(Ok(restart));
+            }
+            Command::Retain { reply } => {
+                self.retain()?;
+                let _ = reply.send(Ok(()));
+            }
+            Command::Close => return Ok(Next::Close),
+            // These two are gathered, never handed on to here.
+            Command::Chunk(_) | Command::Commit(_) => {}
+        }
+        Ok(Next::Continue)
+    }
+
+    fn open_stream(&mut self, name: StreamName) -> Result<Arc<Stream>, LogError> {
+        if let Some(slot) = self.streams.values().find(|slot| slot.stream.name == name) {
+            return Ok(Arc::clone(&slot.stream));
+        }
+        let newest = self.streams.keys().map(|id| id.0).max().unwrap_or(0);
+        let id = StreamId(newest.saturating_add(1));
+        let mut batch = Batch::default();
+        self.store.put_meta(&mut batch, MetaKey::StreamName(id), name.as_str().as_bytes())?;
+        self.store.put_meta(&mut batch, MetaKey::StreamState(id), &StreamState::NEW.encode())?;
+        self.store.commit(&batch)?;
+        let stream = Arc::new(Stream::new(id, &LoadedStream::new(name)));
+        self.streams.insert(id, Slot { stream: Arc::clone(&stream), state: StreamState::NEW, partition: None });
+        self.shared.add_stream(Arc::clone(&stream));
+        Ok(stream)
+    }
+
+    fn reset(&mut self, stream: &Arc<Stream>) -> Result<Restart, LogError> {
+        let slot = self.streams.get_mut(&stream.id).ok_or(LogError::UnknownStream(stream.id.0))?;
+        let mut directory = stream.layout.read().directory.clone();
+        delete_tail(&self.store, stream.id, &mut slot.state, &mut directory)?;
+        slot.partition = directory.last().map(|(seq, _)| *seq);
+        let mut layout = stream.layout.write();
+        layout.directory = directory;
+        let trimmed_through = layout.trim.lsn;
+        drop(layout);
+        stream.published.publish(&slot.state);
+        Ok(Restart {
+            resume: Resume {
+                confirmed_through: slot.state.confirmed_through,
+                next_offset: slot.state.visible.next(),
+                visible_lsn: slot.state.visible_lsn,
+                trimmed_through,
+            },
+            epoch: slot.state.epoch,
+            commit_time_max: slot.state.commit_time_max,
+        })
+    }
+}
+
+/// Deletes, durably, everything of a stream that is not visible: the fragments of a unit whose end never came.
+///
+/// It must be done before anything is appended: the unit will be sent again and cut differently, and overwriting key
+/// by key would leave some of its rows doubled.
+pub(crate) fn delete_tail(
+    store: &Store,
+    stream: StreamId,
+    state: &mut StreamState,
+    directory: &mut Vec<(PartitionSeq, Entry)>,
+) -> Result<(), LogError> {
+    if state.durable == state.visible {
+        return Ok(());
+    }
+    let mut batch = Batch::default();
+    // The tail begins in the last partition that starts at or before it, and fills all after that one.
+    let begins = directory.partition_point(|(_, entry)| entry.first_offset <= state.visible.next()).saturating_sub(1);
+    for (seq, entry) in directory.get(begins..).unwrap_or_default() {
+        store.delete_after(&mut batch, *seq, (stream, state.epoch), state.visible)?;
+        if entry.first_offset > state.visible {
+            store.delete_meta(&mut batch, MetaKey::Directory(stream, *seq))?;
+        }
+    }
+    let removed = state.durable.events_since(state.visible);
+    state.durable = state.visible;
+    store.put_meta(&mut batch, MetaKey::StreamState(stream), &state.encode())?;
+    store.commit(&batch)?;
+    directory.retain(|(_, entry)| entry.first_offset <= state.visible);
+    tracing::info!(stream = stream.0, events = removed, "removed the beginning of a transaction that had no end");
+    Ok(())
+}

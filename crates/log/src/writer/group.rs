@@ -1,0 +1,251 @@
+//! A group commit: what is put into one batch, and what is made known once it is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use dbstreamd_model::{ConsumerName, Offset, StreamId, Timestamp};
+
+use super::queue::Reply;
+use super::{ChunkCommand, CommitCommand, Durable, Slot, Writer};
+use crate::chunk::{Chunk, encode};
+use crate::credit::Credit;
+use crate::error::LogError;
+use crate::log::Rewind;
+use crate::schemas::StoredSchema;
+use crate::store::{Batch, ChunkKey, Committed, Entry, MetaKey, PartitionSeq, StreamState, encode_schema};
+use crate::stream::{InFlight, Stream};
+
+/// The group at hand.
+#[derive(Default)]
+pub(super) struct Group {
+    batch: Batch,
+    /// Bytes of chunks in it, as stored.
+    stored_bytes: usize,
+    /// Bytes of chunks in it, as received: what bounds the group.
+    raw_bytes: usize,
+    /// Streams whose state changes.
+    touched: BTreeSet<StreamId>,
+    chunks: Vec<Stored>,
+    schemas: Vec<(Arc<Stream>, StoredSchema)>,
+    places: Vec<(Arc<Stream>, PartitionSeq, Entry)>,
+    commits: BTreeMap<(StreamId, ConsumerName), (Arc<Stream>, Committed)>,
+    replies: Vec<(Reply<Durable<Offset>>, Offset)>,
+    /// Partitions that were closed while it was put together.
+    closed: Vec<PartitionSeq>,
+}
+
+struct Stored {
+    stream: Arc<Stream>,
+    chunk: Chunk,
+    credit: Option<Credit>,
+    in_flight: InFlight,
+}
+
+impl Group {
+    pub(super) fn bytes(&self) -> usize {
+        self.raw_bytes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.touched.is_empty() && self.commits.is_empty()
+    }
+}
+
+impl Writer {
+    /// Puts a chunk, with the schemas it brings, into the group.
+    pub(super) fn gather_chunk(&mut self, group: &mut Group, command: ChunkCommand) -> Result<(), LogError> {
+        let ChunkCommand { stream, chunk, schemas, confirm, credit, in_flight } = command;
+        let (partition, closed) = self.active_partition(&mut group.batch)?;
+        group.closed.extend(closed);
+        let slot = self.streams.get_mut(&stream.id).ok_or(LogError::UnknownStream(stream.id.0))?;
+        // Asserted before writing what the reader asserts after reading: offsets are dense.
+        if chunk.first_offset != slot.state.durable.next() {
+            return Err(LogError::Store {
+                action: "append a chunk",
+                reason: format!("it starts at offset {}, after offset {}", chunk.first_offset, slot.state.durable),
+            });
+        }
+        for schema in schemas {
+            let key = MetaKey::Schema(stream.id, schema.id);
+            self.store.put_meta(&mut group.batch, key, &encode_schema(&schema))?;
+            group.schemas.push((Arc::clone(&stream), schema));
+        }
+        if slot.partition != Some(partition) {
+            let entry = slot.entry();
+            slot.partition = Some(partition);
+            self.store.put_meta(&mut group.batch, MetaKey::Directory(stream.id, partition), &entry.encode())?;
+            group.places.push((Arc::clone(&stream), partition, entry));
+        }
+
+        let key = ChunkKey { stream: chunk.stream, epoch: chunk.epoch, last_offset: chunk.last_offset() };
+        let value = encode(&chunk, &key, &mut self.scratch)
+            .map_err(|error| LogError::Store { action: "encode a chunk", reason: error.to_string() })?;
+        self.store.put_chunk(&mut group.batch, partition, &key, value)?;
+        let bytes = ChunkKey::BYTES + value.len();
+        slot.advance(&chunk, bytes);
+        slot.state.confirmed_through = slot.state.confirmed_through.max(confirm);
+        self.partitions.grow_active(bytes);
+        group.stored_bytes += bytes;
+        group.raw_bytes += chunk.bodies().len();
+        group.touched.insert(stream.id);
+        group.chunks.push(Stored { stream, chunk, credit, in_flight });
+        Ok(())
+    }
+
+    /// Puts a consumer's commit into the group, or refuses it.
+    pub(super) fn gather_commit(&mut self, group: &mut Group, command: CommitCommand) -> Result<(), LogError> {
+        let CommitCommand { stream, consumer, offset, rewind, reply } = command;
+        let visible = stream.published.watermarks().visible;
+        let id = (stream.id, consumer);
+        let committed = match group.commits.get(&id) {
+            Some((_, pending)) => Some(*pending),
+            None => stream.consumers.read().get(&id.1).copied(),
+        };
+        let known = committed.map(|committed| committed.offset);
+        let wanted = match judge(known, offset, visible, rewind) {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                // Nobody may be waiting any more; the refusal changes nothing.
+                let _ = reply.send(Err(error));
+                return Ok(());
+            }
+        };
+        if known != Some(wanted) {
+            let record = Committed { offset: wanted, at: Timestamp::now() };
+            self.store.put_meta(&mut group.batch, MetaKey::Consumer(id.0, id.1.as_str()), &record.encode())?;
+            group.commits.insert(id, (stream, record));
+        }
+        group.replies.push((reply, wanted));
+        Ok(())
+    }
+
+    /// Takes idle positions along.
+    pub(super) fn gather_idle(&mut self, group: &mut Group) {
+        self.idle_flushed = if group.is_empty() { Instant::now() } else { self.idle_flushed };
+        for (stream, lsn) in self.shared.queue.take_idle() {
+            if let Some(slot) = self.streams.get_mut(&stream.id)
+                && slot.state.confirmed_through < lsn
+            {
+                slot.state.confirmed_through = lsn;
+                group.touched.insert(stream.id);
+            }
+        }
+    }
+
+    /// Writes the group, syncs, and makes it known.
+    pub(super) fn write(&mut self, group: &mut Group) -> Result<(), LogError> {
+        if !group.is_empty() {
+            for id in &group.touched {
+                if let Some(slot) = self.streams.get(id) {
+                    self.store.put_meta(&mut group.batch, MetaKey::StreamState(*id), &slot.state.encode())?;
+                }
+            }
+            let started = Instant::now();
+            self.store.commit(&group.batch)?;
+            let metrics = &self.shared.metrics;
+            metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
+            metrics.flush_bytes.observe(f64::from(u32::try_from(group.stored_bytes).unwrap_or(u32::MAX)));
+            metrics.flushes.inc();
+        }
+        self.publish(std::mem::take(group))
+    }
+
+    fn publish(&mut self, group: Group) -> Result<(), LogError> {
+        for (stream, schema) in group.schemas {
+            stream.schemas.write().insert(schema);
+        }
+        for (stream, partition, entry) in group.places {
+            stream.layout.write().directory.push((partition, entry));
+        }
+        for ((_, consumer), (stream, record)) in group.commits {
+            stream.consumers.write().insert(consumer, record);
+        }
+        let metrics = &self.shared.metrics;
+        metrics.chunks.inc_by(group.chunks.len() as u64);
+        metrics.stored_bytes.inc_by(group.stored_bytes as u64);
+        metrics.body_bytes.inc_by(group.raw_bytes as u64);
+        let mut released = Vec::with_capacity(group.chunks.len());
+        for Stored { stream, chunk, credit, in_flight } in group.chunks {
+            metrics.events.inc_by(chunk.len() as u64);
+            // Fragments of a large unit are left to the disk: they become visible all at once, much later.
+            if chunk.finished() && chunk.units.first().is_some_and(|unit| unit.first_ordinal == 0) {
+                self.ring.push(&stream, chunk);
+            }
+            released.push((credit, in_flight));
+        }
+        // Readers may look now: everything they need is in place.
+        for id in &group.touched {
+            if let Some(slot) = self.streams.get(id) {
+                slot.stream.layout.write().bytes = slot.state.bytes;
+                slot.stream.published.publish(&slot.state);
+            }
+        }
+        // And the appenders may go on: whoever is woken finds the watermarks moved.
+        drop(released);
+        for (reply, offset) in group.replies {
+            // Who asked may have gone away; the commit holds all the same.
+            let _ = reply.send(Ok(Durable::mint(offset)));
+        }
+        // A closed partition's memory goes to its last table file, so that the write-ahead log can be let go.
+        group.closed.into_iter().try_for_each(|partition| self.store.flush_partition(partition, false))
+    }
+}
+
+impl Slot {
+    /// Where the stream stands, as the start of its part of a partition.
+    fn entry(&self) -> Entry {
+        Entry {
+            first_offset: self.state.durable.next(),
+            lsn_before: self.state.visible_lsn,
+            commit_time_before: self.state.commit_time_max,
+            bytes_before: self.state.bytes,
+        }
+    }
+
+    fn advance(&mut self, chunk: &Chunk, bytes: usize) {
+        let state: &mut StreamState = &mut self.state;
+        state.durable = chunk.last_offset();
+        state.bytes += bytes as u64;
+        self.stream.appended.fetch_max(state.durable.0, Relaxed);
+        if let Some(unit) = chunk.units.last().filter(|unit| unit.finished) {
+            state.visible = state.durable;
+            state.visible_lsn = unit.end_lsn;
+            state.visible_commit_time = unit.commit_time;
+            state.commit_time_max = chunk.commit_time_max;
+        }
+    }
+}
+
+/// What a consumer's commit comes to.
+fn judge(known: Option<Offset>, wanted: Offset, visible: Offset, rewind: Rewind) -> Result<Offset, LogError> {
+    if wanted > visible {
+        return Err(LogError::CommitPastEnd { requested: wanted, visible });
+    }
+    match (known, rewind) {
+        (Some(committed), Rewind::Refuse) if wanted < committed => {
+            Err(LogError::CommitRewinds { requested: wanted, committed })
+        }
+        (Some(committed), Rewind::Ignore) => Ok(wanted.max(committed)),
+        _ => Ok(wanted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_goes_forward_up_to_the_visible_end_and_back_only_when_meant() {
+        let judge = |known, wanted, rewind| judge(known, Offset(wanted), Offset(10), rewind).ok().map(|o| o.0);
+        for rewind in [Rewind::Refuse, Rewind::Allow, Rewind::Ignore] {
+            assert_eq!(judge(None, 10, rewind), Some(10));
+            assert_eq!(judge(Some(Offset(3)), 7, rewind), Some(7));
+            assert_eq!(judge(Some(Offset(3)), 11, rewind), None);
+        }
+        assert_eq!(judge(Some(Offset(7)), 3, Rewind::Refuse), None);
+        assert_eq!(judge(Some(Offset(7)), 3, Rewind::Allow), Some(3));
+        assert_eq!(judge(Some(Offset(7)), 3, Rewind::Ignore), Some(7));
+    }
+}

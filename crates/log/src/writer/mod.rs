@@ -1,0 +1,170 @@
+//! The writer: one thread, the only one that changes the disk.
+//!
+//! ```text
+//!   wait ─▶ gather what waits, up to 4 MiB or 500 µs ─▶ one WriteBatch, one fsync ─▶ publish ─▶ wait
+//! ```
+//!
+//! It is never idle while something waits and never waits while the disk is idle: a quiet stream pays one fsync, not
+//! a timer, and a busy one is batched by its own fsyncs. After a failed write or fsync nothing is written any more,
+//! since what the disk holds is then unknown (an fsync that failed once may succeed the next time without having
+//! written anything); the reason is kept, and everyone who asks gets it.
+
+mod control;
+mod group;
+mod partitions;
+mod published;
+mod queue;
+mod retention;
+mod ring_budget;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dbstreamd_model::StreamId;
+
+pub(crate) use control::delete_tail;
+pub use published::Durable;
+pub(crate) use published::Published;
+pub(crate) use queue::{ChunkCommand, Command, CommitCommand, Queue};
+
+use crate::chunk::Scratch;
+use crate::error::LogError;
+use crate::log::Shared;
+use crate::store::{Loaded, PartitionSeq, Store, StreamState};
+use crate::stream::Stream;
+use group::Group;
+use partitions::Partitions;
+use ring_budget::RingBudget;
+
+/// Idle positions that nothing else takes along cost an fsync of their own: at most one a second for all streams.
+const IDLE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often retention looks: partitions are hours and gigabytes, ten seconds are exact enough.
+const RETENTION_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The writer's own view of things: what the disk will hold once the group at hand is written.
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    streams: HashMap<StreamId, Slot>,
+    partitions: Partitions,
+    ring: RingBudget,
+    scratch: Scratch,
+    idle_flushed: Instant,
+    retained: Instant,
+}
+
+/// A stream as the disk will hold it.
+struct Slot {
+    stream: Arc<Stream>,
+    state: StreamState,
+    /// The newest partition that holds events of it.
+    partition: Option<PartitionSeq>,
+}
+
+enum Next {
+    Continue,
+    Close,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, store: Arc<Store>, loaded: &Loaded) -> Self {
+        let streams = shared.all_streams().into_iter().filter_map(|stream| {
+            let loaded = loaded.streams.get(&stream.id)?;
+            let partition = loaded.directory.last().map(|(seq, _)| *seq);
+            Some((stream.id, Slot { stream, state: loaded.state, partition }))
+        });
+        Self {
+            streams: streams.collect(),
+            partitions: Partitions::restored(&store, loaded),
+            ring: RingBudget::new(shared.options.tail_ring_bytes),
+            scratch: Scratch::default(),
+            idle_flushed: Instant::now(),
+            retained: Instant::now(),
+            shared,
+            store,
+        }
+    }
+
+    /// The thread's whole life.
+    pub(crate) fn run(mut self) {
+        loop {
+            // Outlives a failing turn: whoever waits for something in it must find the failure when it wakes up.
+            let mut group = Group::default();
+            match self.turn(&mut group) {
+                Ok(Next::Continue) => {}
+                Ok(Next::Close) => return self.refuse_all(&LogError::Closed, false),
+                Err(error) => {
+                    tracing::error!(%error, "the log stops writing");
+                    let error = self.shared.fail(error);
+                    drop(group);
+                    return self.refuse_all(&error, true);
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, group: &mut Group) -> Result<Next, LogError> {
+        let deadline = (self.idle_flushed + IDLE_FLUSH_INTERVAL).min(self.retained + RETENTION_INTERVAL);
+        let woken = self.shared.queue.wait(deadline.max(Instant::now()));
+        let control = self.gather(group)?;
+        if woken || self.idle_flushed.elapsed() >= IDLE_FLUSH_INTERVAL {
+            self.gather_idle(group);
+        }
+        self.write(group)?;
+        let next = match control {
+            Some(control) => self.control(control)?,
+            None => Next::Continue,
+        };
+        if self.retained.elapsed() >= RETENTION_INTERVAL {
+            self.retain()?;
+        }
+        Ok(next)
+    }
+
+    /// Takes what waits into `group`, until it is full or a command comes that must stand alone.
+    fn gather(&mut self, group: &mut Group) -> Result<Option<Command>, LogError> {
+        let started = Instant::now();
+        let (bytes_max, delay_max) =
+            (self.shared.options.group_commit_bytes_max, self.shared.options.group_commit_delay_max);
+        while let Some(command) = self.shared.queue.take() {
+            match command {
+                Command::Chunk(chunk) => self.gather_chunk(group, *chunk)?,
+                Command::Commit(commit) => self.gather_commit(group, *commit)?,
+                control => return Ok(Some(control)),
+            }
+            if group.bytes() >= bytes_max || started.elapsed() >= delay_max {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Answers everything that waits, and after a failure everything that still comes, with `error`.
+    fn refuse_all(&self, error: &LogError, keep_answering: bool) {
+        if keep_answering {
+            loop {
+                self.shared.queue.wait(Instant::now() + RETENTION_INTERVAL);
+                while let Some(command) = self.shared.queue.take() {
+                    if matches!(command, Command::Close) {
+                        return self.refuse_all(error, false);
+                    }
+                    refuse(command, error);
+                }
+            }
+        }
+        self.shared.queue.end().into_iter().for_each(|command| refuse(command, error));
+    }
+}
+
+/// Answers a command with an error. Who does not wait for the answer does not need it.
+pub(crate) fn refuse(command: Command, error: &LogError) {
+    match command {
+        Command::Chunk(chunk) => drop(chunk),
+        Command::Commit(commit) => drop(commit.reply.send(Err(error.clone()))),
+        Command::OpenStream { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::Reset { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::Retain { reply } => drop(reply.send(Err(error.clone()))),
+        Command::Close => {}
+    }
+}

@@ -1,0 +1,95 @@
+//! What the writer lets the world know, after the fsync and never before.
+//!
+//! [`Durable`] can be made in this folder only, so whoever holds one knows that a disk does too.
+
+use dbstreamd_model::{Lsn, Offset, Timestamp};
+use tokio::sync::watch;
+
+use crate::log::Watermarks;
+use crate::store::StreamState;
+
+/// A value that is on disk, fsynced. Only the log's writer can make one.
+///
+/// ```compile_fail
+/// let forged = dbstreamd_log::Durable(dbstreamd_model::Lsn(1));
+/// ```
+///
+/// ```compile_fail
+/// let forged = dbstreamd_log::Durable::mint(dbstreamd_model::Lsn(1));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Durable<T>(T);
+
+impl<T: Copy> Durable<T> {
+    /// The value.
+    pub const fn get(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Durable<T> {
+    /// To be called with what a finished, synced write has stored.
+    pub(super) const fn mint(value: T) -> Self {
+        Self(value)
+    }
+}
+
+/// The publishing side of one stream.
+pub(crate) struct Published {
+    watermarks: watch::Sender<Watermarks>,
+    confirmed: watch::Sender<Durable<Lsn>>,
+}
+
+impl Published {
+    /// What was read back from disk at the start is durable.
+    pub(crate) fn restored(state: &StreamState, trim_point: Offset) -> Self {
+        Self {
+            watermarks: watch::Sender::new(watermarks(state, trim_point)),
+            confirmed: watch::Sender::new(Durable::mint(state.confirmed_through)),
+        }
+    }
+
+    pub(crate) fn watermarks(&self) -> Watermarks {
+        *self.watermarks.borrow()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Watermarks> {
+        self.watermarks.subscribe()
+    }
+
+    pub(crate) fn watch_confirmed(&self) -> watch::Receiver<Durable<Lsn>> {
+        self.confirmed.subscribe()
+    }
+
+    /// Makes a state known that was just written and synced.
+    pub(super) fn publish(&self, state: &StreamState) {
+        self.watermarks.send_if_modified(|known| {
+            let new = watermarks(state, known.trim_point);
+            std::mem::replace(known, new) != new
+        });
+        self.confirmed.send_if_modified(|known| {
+            let new = Durable::mint(state.confirmed_through);
+            std::mem::replace(known, new) != new
+        });
+    }
+
+    /// Makes a trim point known that was just written and synced.
+    pub(super) fn publish_trim(&self, trim_point: Offset) {
+        self.watermarks.send_modify(|known| known.trim_point = trim_point);
+    }
+}
+
+fn watermarks(state: &StreamState, trim_point: Offset) -> Watermarks {
+    let time = state.visible_commit_time;
+    Watermarks {
+        epoch: state.epoch,
+        appended: state.durable,
+        durable: state.durable,
+        visible: state.visible,
+        trim_point,
+        visible_lsn: state.visible_lsn,
+        // A stream without events has no newest commit; outside it reads as the epoch's start.
+        visible_commit_time: if time.0 == i64::MIN { Timestamp(0) } else { time },
+        confirmed_through: state.confirmed_through,
+    }
+}

@@ -1,0 +1,145 @@
+//! The way to the writer thread: commands in order, idle positions beside them.
+//!
+//! It has no bound of its own: chunks are bounded by the credit that travels in them, commits by the log's own
+//! permits, idle positions by the number of streams.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::Durable;
+use crate::appender::Restart;
+use crate::chunk::Chunk;
+use crate::credit::Credit;
+use crate::error::LogError;
+use crate::log::Rewind;
+use crate::schemas::StoredSchema;
+use crate::stream::{InFlight, Stream};
+
+/// Everything the writer can be asked to do.
+pub(crate) enum Command {
+    /// Store a chunk.
+    Chunk(Box<ChunkCommand>),
+    /// Store a consumer's offset.
+    Commit(Box<CommitCommand>),
+    /// Create a stream, or find it.
+    OpenStream { name: StreamName, reply: SyncSender<Result<Arc<Stream>, LogError>> },
+    /// Delete what is not visible.
+    Reset { stream: Arc<Stream>, reply: Reply<Restart> },
+    /// Remove what retention does not keep.
+    Retain { reply: Reply<()> },
+    /// Finish what was asked before, and end.
+    Close,
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
+
+pub(crate) struct ChunkCommand {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) chunk: Chunk,
+    /// Schema versions first used here or in a chunk soon after.
+    pub(crate) schemas: Vec<StoredSchema>,
+    /// How far the source may forget once this is durable; zero for no further than before.
+    pub(crate) confirm: Lsn,
+    /// Given back when the chunk is durable.
+    pub(crate) credit: Option<Credit>,
+    /// Counts as in flight until it is dropped.
+    pub(crate) in_flight: InFlight,
+}
+
+pub(crate) struct CommitCommand {
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) consumer: ConsumerName,
+    pub(crate) offset: Offset,
+    pub(crate) rewind: Rewind,
+    pub(crate) reply: Reply<Durable<Offset>>,
+}
+
+/// The queue.
+#[derive(Default)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    ready: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    commands: VecDeque<Command>,
+    /// Chunks waiting, by stream: an idle position may not overtake them.
+    waiting: HashMap<StreamId, usize>,
+    idle: HashMap<StreamId, (Arc<Stream>, Lsn)>,
+    ended: bool,
+}
+
+impl Queue {
+    /// Hands a command over; gives it back when the writer has ended.
+    pub(crate) fn push(&self, command: Command) -> Result<(), Command> {
+        let mut state = self.state.lock();
+        if state.ended {
+            return Err(command);
+        }
+        if let Command::Chunk(chunk) = &command {
+            *state.waiting.entry(chunk.stream.id).or_default() += 1;
+        }
+        state.commands.push_back(command);
+        drop(state);
+        self.ready.notify_one();
+        Ok(())
+    }
+
+    /// Notes an idle position. It wakes nobody: the writer takes it along, or looks for it now and then.
+    pub(crate) fn note_idle(&self, stream: &Arc<Stream>, lsn: Lsn) {
+        let mut state = self.state.lock();
+        let (_, noted) = state.idle.entry(stream.id).or_insert_with(|| (Arc::clone(stream), lsn));
+        *noted = lsn.max(*noted);
+    }
+
+    /// Waits for a command until `deadline`; whether there is one.
+    pub(crate) fn wait(&self, deadline: Instant) -> bool {
+        let mut state = self.state.lock();
+        while state.commands.is_empty() {
+            if self.ready.wait_until(&mut state, deadline).timed_out() {
+                return !state.commands.is_empty();
+            }
+        }
+        true
+    }
+
+    /// The next command, if one waits.
+    pub(crate) fn take(&self) -> Option<Command> {
+        let mut state = self.state.lock();
+        let command = state.commands.pop_front()?;
+        if let Command::Chunk(chunk) = &command
+            && let Some(waiting) = state.waiting.get_mut(&chunk.stream.id)
+        {
+            *waiting -= 1;
+            if *waiting == 0 {
+                state.waiting.remove(&chunk.stream.id);
+            }
+        }
+        Some(command)
+    }
+
+    /// Takes the idle positions of streams that have no chunk waiting.
+    pub(crate) fn take_idle(&self) -> Vec<(Arc<Stream>, Lsn)> {
+        let mut state = self.state.lock();
+        if state.idle.is_empty() {
+            return Vec::new();
+        }
+        let State { idle, waiting, .. } = &mut *state;
+        idle.extract_if(|stream, _| !waiting.contains_key(stream)).map(|(_, position)| position).collect()
+    }
+
+    /// Refuses everything from now on and gives out what still waits.
+    pub(crate) fn end(&self) -> VecDeque<Command> {
+        let mut state = self.state.lock();
+        state.ended = true;
+        state.idle.clear();
+        std::mem::take(&mut state.commands)
+    }
+}
