@@ -22,8 +22,14 @@ have_postgres() {
 }
 
 have_libclang() {
-    [ -n "${LIBCLANG_PATH:-}" ] || found '/usr/lib/llvm-*/lib/libclang*.so*' || found '/usr/lib/*/libclang*.so*' ||
-        found '/usr/lib64/libclang*.so*'
+    local folder name
+    [ -z "${LIBCLANG_PATH:-}" ] || return 0
+    for folder in '/usr/lib/llvm-*/lib' '/usr/lib/*' /usr/lib64; do
+        for name in 'libclang.so*' 'libclang-[0-9]*.so*'; do
+            ! found "$folder/$name" || return 0
+        done
+    done
+    return 1
 }
 
 # libclang's own headers (stddef.h and the like), without which it cannot read RocksDB's.
