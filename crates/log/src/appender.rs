@@ -53,6 +53,9 @@ pub enum Pump {
     IfIdle,
     /// At once.
     Now,
+    /// At once, and with it what the open unit has so far. For when the caller waits for credit: what is built holds
+    /// some, and gives it back only once it is durable.
+    All,
 }
 
 /// What the writer answers to a new session.
@@ -194,7 +197,7 @@ impl Appender {
             return;
         };
         if open.events == 0 {
-            return self.idle(end_lsn);
+            return self.idle(end_lsn, false);
         }
         self.builder.end_unit(end_lsn, self.hasher.finish());
         self.confirm = self.confirm.max(end_lsn);
@@ -205,15 +208,15 @@ impl Appender {
     }
 
     /// The source has nothing for us below `lsn`, and no unit is open: it may forget up to there once everything
-    /// before is durable. Costs no fsync of its own more than once a second.
-    pub fn idle(&mut self, lsn: Lsn) {
+    /// before is durable. Costs no fsync of its own more than once a second, unless it is `urgent`: somebody waits.
+    pub fn idle(&mut self, lsn: Lsn, urgent: bool) {
         if self.open.is_some() {
             self.misuse = Some("no position is idle while a unit is open");
             return;
         }
         self.confirm = self.confirm.max(lsn);
         if self.builder.is_empty() && self.misuse.is_none() {
-            self.shared.queue.note_idle(&self.stream, self.confirm);
+            self.shared.queue.note_idle(&self.stream, self.confirm, urgent);
         }
     }
 
@@ -234,11 +237,14 @@ impl Appender {
         if let Some(reason) = self.misuse {
             return Err(LogError::Misuse(reason));
         }
-        let due = pump == Pump::Now
+        let due = pump != Pump::IfIdle
             || self.stream.flow.is_idle()
             || self.builder.weight() >= self.shared.options.chunk_bytes_max;
         if due && self.builder.has_whole_units() {
             self.hand_over_whole();
+        }
+        if pump == Pump::All && !self.builder.is_empty() {
+            self.cut();
         }
         if self.builder.is_empty() {
             // What was received became no event: nothing will ever take its credit along.

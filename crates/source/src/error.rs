@@ -28,7 +28,9 @@ pub enum SourceError {
     #[error(transparent)]
     Setup(#[from] SetupError),
     /// The server sent what we cannot decode.
-    #[error("cannot decode the change stream: {0}; the stream is parked so that nothing is skipped, and the source keeps its WAL: report this, then restart dbstreamd with a version that can")]
+    #[error(
+        "cannot decode the change stream: {0}; the stream is parked so that nothing is skipped, and the source keeps its WAL: report this, then restart dbstreamd with a version that can"
+    )]
     Decode(#[from] DecodeError),
     /// The log refused.
     #[error(transparent)]

@@ -102,38 +102,38 @@ impl<'a> Ingest<'a> {
                 biased;
                 () = shutdown.cancelled() => Wake::Stop,
                 ended = &mut self.confirmer => Wake::ConfirmerEnded(flatten(ended)),
-                () = self.appender.writer_idle(), if self.appender.has_unsent() => Wake::WriterIdle,
+                () = self.appender.writer_idle(), if self.appender.has_pending() => Wake::WriterIdle,
                 received = self.reader.read(&mut changes) => Wake::Received(received?),
             };
             match wake {
                 Wake::Stop => return Ok(()),
                 Wake::ConfirmerEnded(Err(error)) => return Err(error),
                 Wake::ConfirmerEnded(Ok(())) => return Err(SourceError::Feedback("it returned early".into())),
-                Wake::WriterIdle => self.appender.pump(Pump::IfIdle),
+                Wake::WriterIdle => self.appender.pump(Pump::IfIdle)?,
                 Wake::Received(bytes) => {
-                    let Some(credit) = self.credit_for(bytes, shutdown).await else { return Ok(()) };
+                    let Some(credit) = self.credit_for(bytes, shutdown).await? else { return Ok(()) };
                     self.appender.add_credit(credit);
                     self.apply(&mut changes).await?;
-                    self.appender.pump(Pump::IfIdle);
+                    self.appender.pump(Pump::IfIdle)?;
                 }
             }
         }
     }
 
     /// Credit for what was just received; waits, with the socket unread, while the process-wide window is full.
-    async fn credit_for(&mut self, bytes: usize, shutdown: &CancellationToken) -> Option<Credit> {
+    async fn credit_for(&mut self, bytes: usize, shutdown: &CancellationToken) -> Result<Option<Credit>, SourceError> {
         self.status.bytes.fetch_add(bytes as u64, Relaxed);
         self.status.last_heard.store(Timestamp::now().0, Relaxed);
         // One message may be larger than the whole window; it was received already, so it takes all there is.
         let bytes = bytes.min(self.window.limit());
         if let Some(credit) = self.window.acquire(bytes).now_or_never() {
-            return Some(credit);
+            return Ok(Some(credit));
         }
         // What the window waits for must be on its way to the disk, also a unit that is still open.
-        self.appender.pump(Pump::All);
+        self.appender.pump(Pump::All)?;
         tokio::select! {
-            credit = self.window.acquire(bytes) => Some(credit),
-            () = shutdown.cancelled() => None,
+            credit = self.window.acquire(bytes) => Ok(Some(credit)),
+            () = shutdown.cancelled() => Ok(None),
         }
     }
 
@@ -211,11 +211,18 @@ impl<'a> Ingest<'a> {
     /// session, to which the source sends it again.
     async fn close(&mut self) {
         let durable = async {
-            self.appender.pump(Pump::Complete);
+            self.appender.pump(Pump::Now)?;
             self.appender.writer_idle().await;
+            self.appender.pump(Pump::Now)
         };
-        if tokio::time::timeout(CLOSING_MAX, durable).await.is_err() {
-            tracing::warn!(stream = %self.status.name(), "the log did not become durable in time; the rest will be sent again");
+        match tokio::time::timeout(CLOSING_MAX, durable).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(stream = %self.status.name(), %error, "what was received last is not durable")
+            }
+            Err(_) => {
+                tracing::warn!(stream = %self.status.name(), "the log did not become durable in time; the rest will be sent again")
+            }
         }
         self.closing.cancel();
         if tokio::time::timeout(CLOSING_MAX, &mut self.confirmer).await.is_err() {
@@ -256,7 +263,8 @@ impl Tables {
         match self.last {
             Some((last, table)) if last == relation => Ok(table),
             _ => {
-                let table = *self.known.get(&relation).ok_or(crate::postgres::DecodeError::UnknownRelation(relation))?;
+                let table =
+                    *self.known.get(&relation).ok_or(crate::postgres::DecodeError::UnknownRelation(relation))?;
                 self.last = Some((relation, table));
                 Ok(table)
             }

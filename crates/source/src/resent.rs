@@ -37,14 +37,12 @@ pub(crate) struct ResentUnits {
     /// None once everything was compared.
     cursor: Option<UnitCursor>,
     ahead: VecDeque<UnitRecord>,
-    /// Commit LSN of the newest unit in the log: what commits later is new.
-    newest_commit: Lsn,
+    /// Where the newest unit in the log ends.
+    end: Lsn,
     /// Units that end at or before this were trimmed and cannot be compared.
     trimmed_through: Lsn,
     /// The source sends nothing that commits before this.
     resends_from: Lsn,
-    /// Whether the log has any unit at all.
-    empty: bool,
 }
 
 impl ResentUnits {
@@ -52,16 +50,17 @@ impl ResentUnits {
         Self {
             cursor: Some(cursor),
             ahead: VecDeque::new(),
-            newest_commit: resume.visible_commit_lsn,
+            end: resume.visible_lsn,
             trimmed_through: resume.trimmed_through,
             resends_from,
-            empty: resume.visible_lsn.is_zero(),
         }
     }
 
     /// Whether the log already got past this unit.
     pub(crate) fn covers(&self, head: &UnitHead) -> bool {
-        !self.empty && head.commit_lsn <= self.newest_commit
+        // A transaction is known by where its commit record starts, a message that belongs to none (xid 0) by where its
+        // record ends: a commit that starts right behind a message is a new unit.
+        if head.xid == 0 { head.commit_lsn <= self.end } else { head.commit_lsn < self.end }
     }
 
     /// Compares a complete resent unit with the log's next one.

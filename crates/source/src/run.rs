@@ -7,11 +7,11 @@ use dbstreamd_log::{Appender, CreditWindow, Log};
 use dbstreamd_model::StreamId;
 use tokio_util::sync::CancellationToken;
 
+use crate::Source;
 use crate::error::SourceError;
 use crate::ingest::Ingest;
 use crate::retry::RetryPolicy;
 use crate::status::{State, StreamStatus};
-use crate::Source;
 
 /// Streams from `source` into `stream` of `log` until `shutdown` fires.
 ///

@@ -9,6 +9,8 @@
 mod builder;
 mod frame;
 mod index;
+#[cfg(test)]
+mod tests;
 mod varint;
 
 use std::ops::Range;

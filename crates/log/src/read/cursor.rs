@@ -28,6 +28,14 @@ pub struct UnitRecord {
     pub events: u32,
 }
 
+impl std::fmt::Display for UnitRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { commit_lsn, end_lsn, xid, commit_time, hash, events } = self;
+        let time = commit_time.0;
+        write!(f, "xid {xid} at {commit_lsn} to {end_lsn}, commit time {time} µs, {events} events, hash {hash:016x}")
+    }
+}
+
 /// The stored units that end after a position, in order, up to what was visible when the walk began.
 pub struct UnitCursor {
     shared: Arc<Shared>,

@@ -51,12 +51,10 @@ impl Reader {
             if let Some(slice) = self.try_next().await? {
                 return Ok(slice);
             }
-            let changed = tokio::select! {
-                changed = self.marks.changed() => changed,
-                closed = self.closed.wait_for(|closed| *closed) => closed.map(drop).and(Err(()).or_else(|()| Ok(()))),
-            };
-            if changed.is_err() || *self.closed.borrow() {
-                return Err(LogError::Closed);
+            // Either channel lives as long as this reader holds its other end's owner.
+            tokio::select! {
+                _ = self.marks.changed() => {}
+                _ = self.closed.wait_for(|closed| *closed) => return Err(LogError::Closed),
             }
         }
     }
@@ -74,14 +72,14 @@ impl Reader {
             if self.next > marks.visible {
                 return Ok(None);
             }
-            if let Some(chunk) = self.from_memory() {
+            if let Some(chunk) = self.find_in_memory() {
                 return Ok(Some(self.deliver(chunk)));
             }
             self.read_ahead(marks.visible).await?;
         }
     }
 
-    fn from_memory(&mut self) -> Option<Arc<Chunk>> {
+    fn find_in_memory(&mut self) -> Option<Arc<Chunk>> {
         // The ring first: its chunks are shared, and so is what they are encoded to.
         if let Some(chunk) = self.stream.ring.find(self.next) {
             self.shared.metrics.ring_hits.inc();

@@ -73,6 +73,8 @@ struct State {
     /// Chunks waiting, by stream: an idle position may not overtake them.
     waiting: HashMap<StreamId, usize>,
     idle: HashMap<StreamId, (Arc<Stream>, Lsn)>,
+    /// Somebody waits for an idle position.
+    urgent: bool,
     ended: bool,
 }
 
@@ -92,22 +94,27 @@ impl Queue {
         Ok(())
     }
 
-    /// Notes an idle position. It wakes nobody: the writer takes it along, or looks for it now and then.
-    pub(crate) fn note_idle(&self, stream: &Arc<Stream>, lsn: Lsn) {
+    /// Notes an idle position. Unless it is urgent it wakes nobody: the writer takes it along, or looks now and then.
+    pub(crate) fn note_idle(&self, stream: &Arc<Stream>, lsn: Lsn, urgent: bool) {
         let mut state = self.state.lock();
         let (_, noted) = state.idle.entry(stream.id).or_insert_with(|| (Arc::clone(stream), lsn));
         *noted = lsn.max(*noted);
+        if urgent {
+            state.urgent = true;
+            drop(state);
+            self.ready.notify_one();
+        }
     }
 
-    /// Waits for a command until `deadline`; whether there is one.
+    /// Waits for a command or an urgent position until `deadline`; whether there is one.
     pub(crate) fn wait(&self, deadline: Instant) -> bool {
         let mut state = self.state.lock();
-        while state.commands.is_empty() {
+        while state.commands.is_empty() && !state.urgent {
             if self.ready.wait_until(&mut state, deadline).timed_out() {
-                return !state.commands.is_empty();
+                break;
             }
         }
-        true
+        !state.commands.is_empty() || state.urgent
     }
 
     /// The next command, if one waits.
@@ -128,6 +135,7 @@ impl Queue {
     /// Takes the idle positions of streams that have no chunk waiting.
     pub(crate) fn take_idle(&self) -> Vec<(Arc<Stream>, Lsn)> {
         let mut state = self.state.lock();
+        state.urgent = false;
         if state.idle.is_empty() {
             return Vec::new();
         }

@@ -74,15 +74,13 @@ pub(crate) struct Decoder {
 impl Decoder {
     /// Decodes the payload of one XLogData.
     pub(crate) fn decode(&mut self, at: Lsn, data: &Bytes, changes: &mut Vec<Change>) -> Result<(), DecodeError> {
-        let message =
-            dbstreamd_pgoutput::parse(data).map_err(|error| DecodeError::Message { lsn: at, error })?;
+        let message = dbstreamd_pgoutput::parse(data).map_err(|error| DecodeError::Message { lsn: at, error })?;
         match message {
             Message::Insert(row) => self.row(Op::Insert, &row, data, changes)?,
             Message::Update(row) => self.row(Op::Update, &row, data, changes)?,
             Message::Delete(row) => self.row(Op::Delete, &row, data, changes)?,
             Message::Begin(begin) => {
-                let head =
-                    UnitHead { commit_lsn: begin.final_lsn, commit_time: begin.commit_time, xid: begin.xid };
+                let head = UnitHead { commit_lsn: begin.final_lsn, commit_time: begin.commit_time, xid: begin.xid };
                 self.begin(head, changes)?;
             }
             Message::Commit(commit) => {
@@ -103,7 +101,7 @@ impl Decoder {
                 changes.push(Change::Schema { relation: relation.oid(), schema: Arc::new(schema) });
             }
             Message::Type(custom) => {
-                self.types.insert(custom.oid, format!("{}.{}", custom.namespace, custom.name));
+                self.types.insert(custom.oid, custom.schema_name());
             }
             Message::Truncate(truncate) => {
                 self.inside("truncate")?;

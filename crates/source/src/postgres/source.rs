@@ -75,7 +75,8 @@ impl Source for PostgresSource {
 
 /// The server's `wal_sender_timeout`; none when it is switched off.
 async fn wal_sender_timeout(connection: &mut Connection) -> Result<Option<Duration>, PgError> {
-    let rows = connection.simple_query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
+    let rows =
+        connection.simple_query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
     let millis = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok()).unwrap_or(0);
     Ok((millis > 0).then(|| Duration::from_millis(millis)))
 }
@@ -147,7 +148,7 @@ impl Confirmer for PgConfirmer {
 impl PgConfirmer {
     /// `write` is what was received; `flush` and `apply` are what is durable here.
     async fn send(&mut self, progress: &Progress, ask: bool) -> Result<(), PgError> {
-        let durable = *progress.durable.borrow().get();
+        let durable = progress.durable.borrow().get();
         let received = (*progress.received.borrow()).max(durable);
         self.feedback.status_update(received, durable, durable, ask).await
     }

@@ -42,14 +42,23 @@ pub(crate) struct Assessment {
 }
 
 impl Assessment {
+    /// The problem to refuse with: one that somebody must solve before one that may pass.
+    pub(crate) fn first_problem(&mut self) -> Option<SetupError> {
+        let lasting = self.problems.iter().position(|problem| !problem.is_transient());
+        let first = lasting.or((!self.problems.is_empty()).then_some(0))?;
+        Some(self.problems.swap_remove(first))
+    }
+}
+
+impl Assessment {
     pub(crate) fn new(facts: &mut Facts, settings: &SourceSettings) -> Self {
         let mut assessment = Self::default();
         for (what, error) in std::mem::take(&mut facts.unread) {
             assessment.fail(what, SetupError::Unread { what, error });
         }
         server_checks::judge(facts, settings, &mut assessment);
-        assessment.tables(facts, settings);
         slot_checks::judge(facts, settings, &mut assessment);
+        assessment.tables(facts, settings);
         assessment
     }
 
@@ -180,6 +189,10 @@ impl Assessment {
             } else if publishes_any {
                 self.findings.ok("publication", name, "the publication exists and has every table it needs");
             }
+            return;
+        }
+        if facts.publication.is_none() && slot_checks::is_usable(facts, settings) {
+            // A publication made now would come too late for this slot, which its own checks say.
             return;
         }
         let statement = match &facts.publication {

@@ -118,6 +118,13 @@ pub enum SetupError {
         /// What creates it.
         statement: String,
     },
+    /// The slot is older than the publication could be: what it still has to send needs the publication of its time.
+    PublicationGone {
+        /// The publication.
+        publication: String,
+        /// The slot.
+        slot: String,
+    },
     /// The publication lacks tables that are configured by name, and is not to be changed.
     PublicationLacksTables {
         /// Its name.
@@ -243,6 +250,7 @@ impl SetupError {
             Self::NoCreatePrivilege { .. } => "create_privilege",
             Self::PublicationNotOwned { .. } => "publication_owner",
             Self::PublicationMissing { .. } => "publication_missing",
+            Self::PublicationGone { .. } => "publication_gone",
             Self::PublicationLacksTables { .. } => "publication_lacks_tables",
             Self::PublicationHasOtherTables { .. } => "publication_has_other_tables",
             Self::ReadOnly { .. } => "read_only",
@@ -302,6 +310,9 @@ impl SetupError {
                 format!("the publication {publication:?} lacks tables, and only its owner {owner:?} can add them")
             }
             Self::PublicationMissing { publication, .. } => format!("the publication {publication:?} does not exist"),
+            Self::PublicationGone { publication, slot } => format!(
+                "the replication slot {slot:?} exists but the publication {publication:?} does not, and one made now does not count for the changes that the slot still has to send"
+            ),
             Self::PublicationLacksTables { publication, tables, .. } => {
                 format!("the publication {publication:?} does not contain {}", names(tables))
             }
@@ -390,6 +401,10 @@ impl SetupError {
             Self::PublicationMissing { statement, .. } => {
                 format!("run: {statement} (on the primary), or set create_publication = true there")
             }
+            Self::PublicationGone { slot, .. } => format!(
+                "if nobody has streamed from the slot yet, pg_drop_replication_slot({}) and dbstreamd makes both; otherwise the changes since its position are lost, so drop it and start a stream under another name",
+                quote_literal(slot).trim()
+            ),
             Self::PublicationLacksTables { statement, .. } => {
                 format!("run: {statement}; or set create_publication = true, or take them out of the stream's tables")
             }

@@ -77,8 +77,8 @@ async fn attempt(
 ) -> Result<Prepared, SetupError> {
     let mut facts = Facts::read(connection, &settings.publication).await?;
     let mut assessment = Assessment::new(&mut facts, settings);
-    if !assessment.problems.is_empty() {
-        return Err(assessment.problems.swap_remove(0));
+    if let Some(problem) = assessment.first_problem() {
+        return Err(problem);
     }
     let plan = std::mem::take(&mut assessment.plan);
     change_publication(connection, &facts, &plan, settings, created).await?;

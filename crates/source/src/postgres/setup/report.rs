@@ -210,7 +210,8 @@ impl Report {
             };
             let kind = if table.partitioned { "  partitioned" } else { "" };
             let reason = table.reason.as_ref().map_or_else(String::new, |reason| format!("  ({reason})"));
-            writeln!(f, "{name:<width$}  {rows:>14}  {state:<9}  {identity:<8}{kind}{reason}")?;
+            let line = format!("{name:<width$}  {rows:>14}  {state:<9}  {identity:<8}{kind}{reason}");
+            writeln!(f, "{}", line.trim_end())?;
         }
         Ok(())
     }

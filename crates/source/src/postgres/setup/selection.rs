@@ -27,6 +27,7 @@ pub(crate) struct Taken<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Selection<'a> {
     pub(crate) taken: Vec<Taken<'a>>,
+    oids: HashSet<u32>,
     /// Partitions that the settings exclude although their root is taken: they come with it.
     pub(crate) not_excludable: Vec<&'a TableFacts>,
     pub(crate) problems: Vec<SetupError>,
@@ -66,12 +67,12 @@ impl<'a> Selection<'a> {
             }
         }
         selection.drop_partitions_of_taken_roots();
-        let roots: HashSet<u32> = selection.taken.iter().map(|taken| taken.table.oid).collect();
+        selection.oids = selection.taken.iter().map(|taken| taken.table.oid).collect();
         selection.not_excludable = facts
             .tables
             .iter()
             .filter(|table| matching(&settings.exclude, table).any(TablePattern::is_exact))
-            .filter(|table| table.ancestors.iter().any(|oid| roots.contains(oid)))
+            .filter(|table| table.ancestors.iter().any(|oid| selection.oids.contains(oid)))
             .collect();
         selection.apply_identity_policy(settings.tables_without_identity);
         selection
@@ -101,13 +102,12 @@ impl<'a> Selection<'a> {
 
     /// Whether a table comes with what is taken: itself or as a partition.
     pub(crate) fn covers(&self, table: &TableFacts) -> bool {
-        self.taken.iter().any(|taken| taken.table.oid == table.oid || table.ancestors.contains(&taken.table.oid))
+        std::iter::once(&table.oid).chain(&table.ancestors).any(|oid| self.oids.contains(oid))
     }
 }
 
-fn matching<'p>(patterns: &'p [TablePattern], table: &TableFacts) -> impl Iterator<Item = &'p TablePattern> {
-    let (schema, name) = (table.schema.clone(), table.name.clone());
-    patterns.iter().filter(move |pattern| pattern.matches(&schema, &name))
+fn matching<'p>(patterns: &'p [TablePattern], table: &'p TableFacts) -> impl Iterator<Item = &'p TablePattern> {
+    patterns.iter().filter(|pattern| pattern.matches(&table.schema, &table.name))
 }
 
 fn unmatched_patterns(facts: &Facts, settings: &SourceSettings) -> Vec<SetupError> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::TablePattern;
-use crate::postgres::ConnectOptions;
+use crate::postgres::{ConnectOptions, Replication};
 
 /// Longest name PostgreSQL keeps, in bytes.
 const NAME_BYTES_MAX: usize = 63;
@@ -92,6 +92,11 @@ impl SourceSettings {
             status_interval: STATUS_INTERVAL,
             allow_cleartext_password: false,
         }
+    }
+
+    /// What to stream.
+    pub(crate) fn replication(&self) -> Replication {
+        Replication { slot: self.slot.clone(), publications: vec![self.publication.clone()], binary: self.binary }
     }
 }
 

@@ -26,6 +26,9 @@ fn existing(slot: &SlotFacts, facts: &Facts, settings: &SourceSettings, to: &mut
     if let Some(reason) = slot.invalidation.clone() {
         return to.fail(name, SetupError::SlotInvalidated { slot: name.clone(), reason });
     }
+    if facts.publication.is_none() {
+        to.fail(name, SetupError::PublicationGone { publication: settings.publication.clone(), slot: name.clone() });
+    }
     if let Some(pid) = slot.active_pid {
         return to.fail(name, SetupError::SlotActive { slot: name.clone(), pid, holder: slot.holder.clone() });
     }
@@ -50,6 +53,12 @@ fn existing(slot: &SlotFacts, facts: &Facts, settings: &SourceSettings, to: &mut
             "end them if they are forgotten",
         );
     }
+}
+
+/// Whether the slot exists and is one that this stream could read.
+pub(crate) fn is_usable(facts: &Facts, settings: &SourceSettings) -> bool {
+    let slot = facts.slot(&settings.slot);
+    slot.is_some_and(|slot| mismatch(slot, &facts.server.database).is_none() && slot.invalidation.is_none())
 }
 
 fn missing(facts: &Facts, settings: &SourceSettings, to: &mut Assessment) {
