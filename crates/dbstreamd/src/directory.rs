@@ -66,8 +66,8 @@ impl StreamSnapshot {
         }
     }
 
-    /// The lowest offset that can still be read.
-    pub(crate) fn first_offset(&self) -> Offset {
+    /// The lowest offset that can still be read. (The log's own trim point is the one before.)
+    pub(crate) fn trim_point(&self) -> Offset {
         self.watermarks.trim_point.next()
     }
 

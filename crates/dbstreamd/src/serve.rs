@@ -182,6 +182,9 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let ports = Ports::bind(&config).await?;
     let options = config.log.clone();
     let log = blocking(move || Log::open(options)).await?;
+    for damage in log.damage() {
+        tracing::error!("{damage}");
+    }
     let window = CreditWindow::new(config.credit_window_bytes);
     let mut planned = Vec::new();
     for settings in &config.sources {
@@ -277,31 +280,6 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Serv
     };
     let stopped = running.stop().await;
     failure.map_or(stopped, Err)
-}
-
-/// A token that fires at the first SIGTERM or SIGINT; a second one ends the process at once.
-///
-/// # Errors
-/// When the handlers cannot be installed.
-pub fn shutdown_on_signals() -> std::io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let token = CancellationToken::new();
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let fired = token.clone();
-    tokio::spawn(async move {
-        for again in [false, true] {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if again {
-                std::process::exit(130);
-            }
-            tracing::info!("stopping: everything received is made durable first; signal again to stop at once");
-            fired.cancel();
-        }
-    });
-    Ok(token)
 }
 
 #[cfg(test)]

@@ -21,7 +21,6 @@ pub(super) struct Document {
     pub(super) http: Http,
     pub(super) memory: Memory,
     pub(super) log: Log,
-    pub(super) retention: Retention,
     pub(super) logging: Logging,
     pub(super) source: Vec<Source>,
 }
@@ -60,13 +59,8 @@ pub(super) struct Log {
     pub(super) chunk_bytes: Option<Size>,
     pub(super) partition_bytes: Option<Size>,
     pub(super) partition_age: Option<Period>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Retention {
-    pub(super) age: Option<Limit<Period>>,
-    pub(super) bytes: Option<Limit<Size>>,
+    pub(super) retention_age: Option<Limit<Period>>,
+    pub(super) retention_bytes: Option<Limit<Size>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -39,7 +39,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// A source's setting is not as expected.
-    #[error("source {source_name}: {problem}")]
+    #[error("{source_name}: {problem}")]
     Source {
         /// The source.
         source_name: String,

@@ -117,7 +117,7 @@ impl Config {
         overrides: &Overrides,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, ConfigError> {
-        let mut table = path.map_or_else(|| Ok(toml::Table::new()), read)?;
+        let (mut table, text) = path.map_or_else(|| Ok(Default::default()), read)?;
         for (setting, kind) in SETTINGS {
             let name = variable(setting);
             let Some(text) = environment.get(&name).filter(|text| !text.is_empty()) else { continue };
@@ -139,7 +139,8 @@ impl Config {
                 put(&mut table, setting, toml::Value::String(text));
             }
         }
-        let gathered = sources::gather(&table, overrides, environment, path)?;
+        let gathered =
+            sources::gather(&table, overrides, environment, path.map(|path| sources::File { path, text: &text }))?;
         table.remove("source");
         // Each part was checked where it came from.
         let document = Document::deserialize(table).map_err(|error| ConfigError::Argument {
@@ -161,7 +162,7 @@ impl Config {
     }
 }
 
-fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+fn read(path: &Path) -> Result<(toml::Table, String), ConfigError> {
     let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
     let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > FILE_BYTES_MAX {
@@ -174,7 +175,7 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     toml::from_str::<Document>(&text).map_err(refused)?;
     let table = toml::from_str::<toml::Table>(&text).map_err(refused)?;
     sources::no_name_twice(&table, path, &text)?;
-    Ok(table)
+    Ok((table, text))
 }
 
 /// Sets a dotted path.
@@ -197,7 +198,7 @@ fn build(
     overrides: &Overrides,
     environment: &BTreeMap<String, String>,
 ) -> Result<Config, ConfigError> {
-    let Document { data_dir, grpc, http, memory, log, retention, logging, source: _ } = document;
+    let Document { data_dir, grpc, http, memory, log, logging, source: _ } = document;
     let bytes = |size: Option<Size>, default: usize| {
         size.map_or(default, |Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX))
     };
@@ -213,8 +214,8 @@ fn build(
         partition_bytes_max: log.partition_bytes.map_or(defaults.partition_bytes_max, |Size(bytes)| bytes),
         partition_age_max: log.partition_age.map_or(defaults.partition_age_max, |Period(age)| age),
         retention: Retention {
-            age: retention.age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age)),
-            bytes: retention.bytes.map_or(default_retention.bytes, |limit| limit.0.map(|Size(bytes)| bytes)),
+            age: log.retention_age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age)),
+            bytes: log.retention_bytes.map_or(default_retention.bytes, |limit| limit.0.map(|Size(bytes)| bytes)),
         },
         ..defaults
     };

@@ -33,8 +33,8 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("log.chunk_bytes", Kind::Text),
     ("log.partition_bytes", Kind::Text),
     ("log.partition_age", Kind::Text),
-    ("retention.age", Kind::Text),
-    ("retention.bytes", Kind::Text),
+    ("log.retention_age", Kind::Text),
+    ("log.retention_bytes", Kind::Text),
     ("logging.filter", Kind::Text),
     ("logging.format", Kind::Text),
 ];

@@ -49,28 +49,51 @@ pub(super) fn no_name_twice(table: &toml::Table, path: &Path, text: &str) -> Res
     Ok(())
 }
 
+/// The file that was read.
+#[derive(Clone, Copy)]
+pub(super) struct File<'a> {
+    pub(super) path: &'a Path,
+    pub(super) text: &'a str,
+}
+
+impl File<'_> {
+    /// Where its `[[source]]` of this number (from 0) begins.
+    fn place(&self, number: usize) -> String {
+        let headers = self.text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("[[source]]"));
+        let line = headers.map(|(at, _)| at + 1).nth(number).unwrap_or(1);
+        format!("{}:{line}", self.path.display())
+    }
+}
+
 /// All sources of a configuration.
 pub(super) fn gather(
     table: &toml::Table,
     overrides: &Overrides,
     environment: &BTreeMap<String, String>,
-    path: Option<&Path>,
+    file: Option<File<'_>>,
 ) -> Result<Vec<SourceSettings>, ConfigError> {
     let mut written: Vec<toml::Table> = blocks(table).cloned().collect();
+    let in_file = written.len();
     named_variables(&mut written, environment)?;
     written.extend(unnamed(overrides, environment)?);
 
-    let mut taken: BTreeSet<String> =
-        written.iter().filter_map(|source| Some(source.get("name")?.as_str()?.to_owned())).collect();
+    let name_of = |source: &toml::Table| Some(source.get("name")?.as_str()?.to_owned());
+    let mut taken: BTreeSet<String> = written.iter().filter_map(name_of).collect();
     let mut settings: Vec<SourceSettings> = Vec::new();
-    for source in written {
-        let source = Source::deserialize(source).map_err(|error| problem("", error.message().to_owned()))?;
-        let checked = check(source, &mut taken, environment, path)?;
+    for (number, source) in written.into_iter().enumerate() {
+        let name = name_of(&source);
+        let refused = |problem: String| {
+            let source = name.as_ref().map_or_else(|| "source".to_owned(), |name| format!("source {name:?}"));
+            let problem = redact(&problem);
+            match file.filter(|_| number < in_file) {
+                Some(file) => ConfigError::File { place: file.place(number), problem: format!("{source}: {problem}") },
+                None => ConfigError::Source { source_name: source, problem },
+            }
+        };
+        let source = Source::deserialize(source).map_err(|error| refused(error.message().to_owned()))?;
+        let checked = check(source, &mut taken, environment, file.map(|file| file.path)).map_err(refused)?;
         if settings.iter().any(|other| other.name == checked.name) {
-            return Err(problem(
-                checked.name.as_str(),
-                "two sources have this name: give each a name of its own".to_owned(),
-            ));
+            return Err(refused("two sources have this name: give each a name of its own".to_owned()));
         }
         settings.push(checked);
     }
@@ -165,48 +188,40 @@ fn setting(variable: &str, key: &str, text: &str) -> Result<Option<(&'static str
     Ok(Some((setting, value)))
 }
 
-fn problem(name: &str, problem: String) -> ConfigError {
-    let source_name = if name.is_empty() { "without a name".to_owned() } else { format!("{name:?}") };
-    ConfigError::Source { source_name, problem: redact(&problem) }
-}
-
+/// Reads a source as written; the error says what is expected, its place is added by the caller.
 fn check(
     source: Source,
     taken: &mut BTreeSet<String>,
     environment: &BTreeMap<String, String>,
     path: Option<&Path>,
-) -> Result<SourceSettings, ConfigError> {
-    let shown = source.name.clone().unwrap_or_default();
-    let fail = |text: String| problem(&shown, text);
+) -> Result<SourceSettings, String> {
     let Some(url) = source.url.as_deref() else {
-        return Err(fail("it has no url: expected url = \"postgres://user@host/database\"".to_owned()));
+        return Err("it has no url: expected url = \"postgres://user@host/database\"".to_owned());
     };
     let mut connect = ConnectOptions::parse_with(url, |name| environment.get(name).cloned())
-        .map_err(|error| fail(format!("url: {error}")))?;
-    if let Some(password) = password(&source, environment, path).map_err(&fail)? {
+        .map_err(|error| format!("url: {error}"))?;
+    if let Some(password) = password(&source, environment, path)? {
         connect.password = Some(Secret::new(password));
     }
     let name: StreamName = match &source.name {
-        Some(name) => name.parse().map_err(|error| fail(format!("name: {error}")))?,
-        None => name_after(&connect.database, taken).parse().map_err(|error| fail(format!("name: {error}")))?,
+        Some(name) => name.parse().map_err(|error| format!("name: {error}"))?,
+        None => name_after(&connect.database, taken).parse().map_err(|error| format!("name: {error}"))?,
     };
     taken.insert(name.to_string());
     let defaults = SourceSettings::new(name, connect);
     let slot = source.slot.unwrap_or(defaults.slot);
     let slot_character = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     if !(1..=IDENTIFIER_BYTES_MAX).contains(&slot.len()) || !slot.bytes().all(slot_character) {
-        return Err(fail(format!(
-            "slot: {slot:?} cannot name a replication slot: use 1 to 63 of the characters a-z 0-9 _"
-        )));
+        return Err(format!("slot: {slot:?} cannot name a replication slot: use 1 to 63 of the characters a-z 0-9 _"));
     }
     let publication = source.publication.unwrap_or(defaults.publication);
     if !(1..=IDENTIFIER_BYTES_MAX).contains(&publication.len()) {
-        return Err(fail(format!("publication: {publication:?} cannot name a publication: use 1 to 63 bytes")));
+        return Err(format!("publication: {publication:?} cannot name a publication: use 1 to 63 bytes"));
     }
     let patterns = |key: &str, texts: Vec<String>| {
         texts
             .iter()
-            .map(|text| text.parse::<TablePattern>().map_err(|error| fail(format!("{key}: {error}"))))
+            .map(|text| text.parse::<TablePattern>().map_err(|error| format!("{key}: {error}")))
             .collect::<Result<Vec<_>, _>>()
     };
     let period = |given: Option<super::document::Period>, default: Duration| given.map_or(default, |period| period.0);

@@ -22,7 +22,7 @@ fn refused(file: &str, variables: &[(&str, &str)]) -> String {
 
 #[test]
 fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
-    let file = "data_dir = \"/file\"\n[grpc]\nlisten = \"127.0.0.1:1\"\nmax_subscribers = 7\n[retention]\nage = \"3d\"\nbytes = \"none\"\n";
+    let file = "data_dir = \"/file\"\n[grpc]\nlisten = \"127.0.0.1:1\"\nmax_subscribers = 7\n[log]\nretention_age = \"3d\"\nretention_bytes = \"none\"\n";
     let variables = [
         ("DBSTREAMD_GRPC_LISTEN", "127.0.0.1:2"),
         ("DBSTREAMD_DATA_DIR", "/env"),
@@ -60,15 +60,20 @@ fn an_error_in_the_file_names_file_line_key_and_what_is_expected() {
     assert!(twice.contains("dbstreamd.toml:5: ") && twice.contains("\"a\""), "{twice}");
     let leaky = refused("[[source]]\ntables = \"postgres://u:s3cret@h/a\"\n", &[]);
     assert!(leaky.contains("source.tables"), "{leaky}");
+    let url = refused(
+        "[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\n\n[[source]]\nname = \"b\"\nurl = \"mysql://u:s3cret@h/d\"\n",
+        &[],
+    );
+    assert!(url.contains("dbstreamd.toml:5: source \"b\": url: ") && url.contains("postgres://"), "{url}");
     let nameless = refused("[[source]]\nname = \"x\"\n", &[]);
     assert!(nameless.contains("url"), "{nameless}");
 }
 
 #[test]
 fn an_error_in_the_environment_names_the_variable() {
-    let error = refused("", &[("DBSTREAMD_RETENTION_BYTES", "lots")]);
+    let error = refused("", &[("DBSTREAMD_LOG_RETENTION_BYTES", "lots")]);
     assert!(
-        error.contains("DBSTREAMD_RETENTION_BYTES") && error.contains("50GiB") || error.contains("size"),
+        error.contains("DBSTREAMD_LOG_RETENTION_BYTES") && error.contains("50GiB") || error.contains("size"),
         "{error}"
     );
     let error = refused("", &[("DBSTREAMD_SOURCE_URL", "postgres://u@h/a"), ("DBSTREAMD_SOURCE_BINARY", "perhaps")]);

@@ -204,7 +204,7 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         appended_offset: marks.appended.0,
         durable_offset: marks.durable.0,
         visible_offset: marks.visible.0,
-        trim_point: snapshot.first_offset().0,
+        trim_point: snapshot.trim_point().0,
         confirmed_through_lsn: marks.confirmed_through.0,
         received_lsn: snapshot.received_lsn.0,
         source_lsn: snapshot.source_lsn.0,

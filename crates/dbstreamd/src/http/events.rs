@@ -127,7 +127,7 @@ impl Tail {
             if self.ended || self.left == Some(0) {
                 return None;
             }
-            match self.from_current() {
+            match self.event_of_current() {
                 Ok(Some(event)) => {
                     self.left = self.left.map(|left| left - 1);
                     return Some(event);
@@ -152,7 +152,7 @@ impl Tail {
         Event::default().event("error").data(serde_json::json!({ "error": text }).to_string())
     }
 
-    fn from_current(&mut self) -> Result<Option<Event>, String> {
+    fn event_of_current(&mut self) -> Result<Option<Event>, String> {
         let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
         for event in chunk.events(range.clone()) {
             range.start += 1;
@@ -176,5 +176,5 @@ fn render(renderer: &mut Renderer, event: &EventRef<'_>) -> Result<Event, String
     let batch = proto::EventBatch::decode(run.finish().bytes).map_err(|error| error.to_string())?;
     let event = batch.events.first().ok_or("an event was lost while it was rendered")?;
     let json = renderer.event_json(event).map_err(|error| error.to_string())?;
-    Ok(Event::default().id(event.offset.to_string()).data(json.to_string()))
+    Ok(Event::default().id(event.offset.to_string()).data(json))
 }

@@ -1,4 +1,5 @@
-//! `/health`: 200 while every stream is well, 503 when one has failed or the log does not write any more.
+//! `/health`: 200 while every stream is well, 503 when one has failed the log does not write any more, or
+//! damage was found in it when it was opened.
 
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use crate::position::rfc3339;
 pub(super) async fn health(State(shared): State<Arc<Shared>>) -> Response {
     let directory = &shared.directory;
     let log_failure = directory.log().failure().map(|failure| failure.to_string());
-    let mut failed = log_failure.is_some();
+    let damage: Vec<_> = directory.log().damage().iter().map(ToString::to_string).collect();
+    let mut failed = log_failure.is_some() || !damage.is_empty();
     let mut streams = Vec::new();
     for entry in directory.entries() {
         // A stream without a source is history, neither well nor ill.
@@ -30,9 +32,9 @@ pub(super) async fn health(State(shared): State<Arc<Shared>>) -> Response {
         }));
     }
     let body = json!({
-        "status": if failed { "failed" } else { "ok" },
+        "status": if failed { "FAILED" } else { "SERVING" },
         "version": env!("CARGO_PKG_VERSION"),
-        "log": { "status": if log_failure.is_some() { "failed" } else { "ok" }, "error": log_failure },
+        "log": { "writing": log_failure.is_none(), "error": log_failure, "damage": damage },
         "streams": streams,
     });
     let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };

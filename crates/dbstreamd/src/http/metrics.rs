@@ -29,7 +29,7 @@ const STREAM_GAUGES: &[Of<StreamSnapshot>] = &[
     ("dbstreamd_stream_appended_offset", "Newest offset taken in", |s| float(s.watermarks.appended.0)),
     ("dbstreamd_stream_durable_offset", "Newest offset that is fsynced", |s| float(s.watermarks.durable.0)),
     ("dbstreamd_stream_visible_offset", "Newest offset that consumers see", |s| float(s.watermarks.visible.0)),
-    ("dbstreamd_stream_first_offset", "Lowest offset that can still be read", |s| float(s.first_offset().0)),
+    ("dbstreamd_stream_trim_point", "Lowest offset that can still be read", |s| float(s.trim_point().0)),
     ("dbstreamd_stream_source_lsn", "End of the source's WAL as last heard", |s| float(s.source_lsn.0)),
     ("dbstreamd_stream_received_lsn", "End of what was received", |s| float(s.received_lsn.0)),
     ("dbstreamd_stream_visible_lsn", "End of the newest visible transaction", |s| float(s.watermarks.visible_lsn.0)),

@@ -58,7 +58,7 @@ fn stream(snapshot: &StreamSnapshot) -> Value {
         "appended_offset": marks.appended.0,
         "durable_offset": marks.durable.0,
         "visible_offset": marks.visible.0,
-        "first_offset": snapshot.first_offset().0,
+        "trim_point": snapshot.trim_point().0,
         "confirmed_through_lsn": marks.confirmed_through.to_string(),
         "visible_lsn": marks.visible_lsn.to_string(),
         "received_lsn": snapshot.received_lsn.to_string(),

@@ -22,8 +22,8 @@ const bytes = (n) => {
 async function look() {
   try {
     const health = await (await fetch("health")).json();
-    byId("health").textContent = health.status === "ok" ? "all streams are well" : "something failed";
-    byId("health").className = health.status;
+    byId("health").textContent = health.status === "SERVING" ? "all streams are well" : "something failed";
+    byId("health").className = health.status.toLowerCase();
     const { streams } = await (await fetch("v1/streams")).json();
     byId("streams").replaceChildren(...streams.map((stream) => {
       const row = document.createElement("tr");

@@ -21,7 +21,7 @@ async fn health_metrics_and_streams_say_what_is() {
 
     let (status, health) = fixture.get("/health", "").await;
     assert_eq!(status, 200, "{health}");
-    assert!(health.contains("\"state\":\"INIT\"") && health.contains("\"status\":\"ok\""), "{health}");
+    assert!(health.contains("\"state\":\"INIT\"") && health.contains("\"status\":\"SERVING\""), "{health}");
 
     let (status, metrics) = fixture.get("/metrics", "").await;
     assert_eq!(status, 200, "{metrics}");
@@ -45,7 +45,7 @@ async fn health_metrics_and_streams_say_what_is() {
         "{streams}"
     );
     let (status, one) = fixture.get("/v1/streams/shop", "").await;
-    assert!(status == 200 && one.contains("\"first_offset\":1"), "{one}");
+    assert!(status == 200 && one.contains("\"trim_point\":1"), "{one}");
     let (status, missing) = fixture.get("/v1/streams/nope", "").await;
     assert!(status == 404 && missing.contains("nope") && missing.contains("shop"), "{missing}");
     let (status, consumers) = fixture.get("/v1/consumers", "").await;
