@@ -1,6 +1,11 @@
 //! Setup against a real PostgreSQL: what it makes, what it refuses, and what it says.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test's helpers fail like the test itself")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail like the test itself"
+)]
 
 #[path = "setup/database.rs"]
 mod database;

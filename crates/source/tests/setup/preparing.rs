@@ -78,12 +78,13 @@ fn patterns_and_exclusions_choose_the_tables() {
 fn a_slot_that_exists_is_adopted_where_it_stands() {
     let database = Database::with(SHOP);
     let settings = database.settings();
+    database.sql("CREATE PUBLICATION dbstreamd_shop FOR TABLE shop.orders, lines");
     database.sql(&format!("SELECT pg_create_logical_replication_slot('{}', 'pgoutput')", database.slot()));
     let confirmed =
         database.sql("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()");
     database.sql("INSERT INTO lines VALUES (1)");
     let prepared = prepare(&settings).unwrap();
-    assert!(prepared.created.publication && !prepared.created.slot);
+    assert_eq!(prepared.created, Created::default());
     assert_eq!(prepared.slot_confirmed_flush.to_string(), confirmed);
 }
 

@@ -74,6 +74,27 @@ fn a_slot_in_use_names_its_holder_and_is_worth_waiting_for() {
 }
 
 #[test]
+fn a_slot_whose_publication_is_gone_is_not_given_a_new_one() {
+    let database = Database::with(TABLE);
+    let mut settings = database.settings();
+    prepare(&settings).unwrap();
+    database.sql("INSERT INTO t VALUES (1); DROP PUBLICATION dbstreamd_shop; CREATE PUBLICATION late FOR TABLE t");
+    says(&refused(&settings, "publication_gone"), &[&database.slot(), "dbstreamd_shop", "pg_drop_replication_slot"]);
+    settings.create_publication = false;
+    refused(&settings, "publication_gone");
+    // Why: PostgreSQL reads the slot's changes with the catalog of their time.
+    let changes = format!(
+        "SELECT count(*) FROM pg_logical_slot_peek_binary_changes('{}', NULL, NULL, 'proto_version', '1', 'publication_names', 'late')",
+        database.slot()
+    );
+    let read = database.cluster.psql(&database.name, &changes);
+    assert!(read.is_err() || read.is_ok_and(|count| count.trim() == "0"));
+    database.sql(&format!("SELECT pg_drop_replication_slot('{}')", database.slot()));
+    settings.create_publication = true;
+    assert!(prepare(&settings).unwrap().created.slot);
+}
+
+#[test]
 fn a_slot_that_lost_its_wal_is_refused_for_good() {
     let cluster = Cluster::builder().setting("max_slot_wal_keep_size", "1MB").setting("min_wal_size", "32MB");
     let database = Database::on_own(cluster, TABLE);

@@ -121,6 +121,7 @@ fn a_partitioned_table_brings_its_partitions() {
     via_root.publish_via_partition_root = true;
     says(&warned(&check(&via_root), "partitions"), &["publish_via_partition_root = true", "ALTER PUBLICATION"]);
     via_root.publication = "rooted".into();
+    via_root.slot += "_rooted";
     prepare(&via_root).unwrap();
     assert_eq!(database.sql("SELECT tablename FROM pg_publication_tables WHERE pubname = 'rooted'"), "events");
 }
@@ -132,7 +133,7 @@ fn partitions_can_be_named_and_one_without_identity_keeps_its_root_out() {
     settings.tables = vec!["public.events_1".parse().unwrap()];
     prepare(&settings).unwrap();
     assert_eq!(database.published(), ["public.events_1"]);
-    database.sql("DROP PUBLICATION dbstreamd_shop");
+    database.sql(&format!("DROP PUBLICATION dbstreamd_shop; SELECT pg_drop_replication_slot('{}')", database.slot()));
 
     database.sql("CREATE TABLE other (id int PRIMARY KEY); ALTER TABLE events_2a REPLICA IDENTITY NOTHING");
     settings.tables = vec!["*.*".parse().unwrap()];

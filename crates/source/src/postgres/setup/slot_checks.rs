@@ -26,11 +26,15 @@ fn existing(slot: &SlotFacts, facts: &Facts, settings: &SourceSettings, to: &mut
     if let Some(reason) = slot.invalidation.clone() {
         return to.fail(name, SetupError::SlotInvalidated { slot: name.clone(), reason });
     }
-    if facts.publication.is_none() {
+    let gone = facts.publication.is_none();
+    if gone {
         to.fail(name, SetupError::PublicationGone { publication: settings.publication.clone(), slot: name.clone() });
     }
     if let Some(pid) = slot.active_pid {
-        return to.fail(name, SetupError::SlotActive { slot: name.clone(), pid, holder: slot.holder.clone() });
+        to.fail(name, SetupError::SlotActive { slot: name.clone(), pid, holder: slot.holder.clone() });
+    }
+    if gone || slot.active_pid.is_some() {
+        return;
     }
     let place = slot.confirmed_flush.map_or_else(String::new, |lsn| format!(" at {lsn}"));
     let kept = slot.retained_bytes.map_or_else(String::new, |bytes| format!(", keeps {} MB of WAL", bytes / 1_048_576));
