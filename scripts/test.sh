@@ -15,7 +15,7 @@ awk -v status="$status" '
         for (i = 2; i <= NF; i++) {
             if ($i ~ /^passed/) passed += $(i - 1)
             if ($i ~ /^failed/) failed += $(i - 1)
-            if ($i ~ /^(ignored|filtered)/) skipped += $(i - 1)
+            if ($i ~ /^ignored/) skipped += $(i - 1)
         }
     }
     END {

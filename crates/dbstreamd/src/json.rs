@@ -11,7 +11,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use dbstreamd_model::{Lsn, Timestamp};
-use serde_json::{Value, json};
 
 use crate::proto::{self, Operation, cell};
 
@@ -202,61 +201,13 @@ pub(crate) fn operation_name(event: &proto::Event) -> Result<&'static str, JsonE
 }
 
 /// A time in microseconds since 1970 as RFC 3339 with microseconds, in UTC; none for 0, "not known".
-fn rfc3339(micros: i64) -> Option<String> {
+pub(crate) fn rfc3339(micros: i64) -> Option<String> {
     crate::position::rfc3339(Timestamp(micros))
 }
 
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |text, byte| text + &format!("{byte:02x}"))
-}
-
-/// A stream as `/v1/streams` and `dbstreamd streams --format json` show it.
-pub fn stream_json(stream: &proto::Stream) -> Value {
-    json!({
-        "name": stream.name,
-        "state": state_name(stream.state()),
-        "error": Some(&stream.error).filter(|error| !error.is_empty()),
-        "epoch": stream.epoch,
-        "appended_offset": stream.appended_offset,
-        "durable_offset": stream.durable_offset,
-        "visible_offset": stream.visible_offset,
-        "trim_point": stream.trim_point,
-        "confirmed_through_lsn": Lsn(stream.confirmed_through_lsn).to_string(),
-        "received_lsn": Lsn(stream.received_lsn).to_string(),
-        "source_lsn": Lsn(stream.source_lsn).to_string(),
-        "lag_bytes": stream.source_lsn.saturating_sub(stream.confirmed_through_lsn),
-        "visible_commit_time": rfc3339(stream.visible_commit_time_us),
-        "log_bytes": stream.log_bytes,
-        "reconnects": stream.reconnects,
-        "events_received": stream.events_received,
-        "slot": stream.slot,
-        "publication": stream.publication,
-    })
-}
-
-/// A consumer as `/v1/consumers` and `dbstreamd consumers --format json` show it.
-pub fn consumer_json(consumer: &proto::Consumer) -> Value {
-    json!({
-        "stream": consumer.stream,
-        "name": consumer.name,
-        "committed_offset": consumer.committed_offset,
-        "committed_at": rfc3339(consumer.committed_at_us),
-        "lag_events": consumer.lag_events,
-        "lag_bytes": consumer.lag_bytes,
-        "connected": consumer.connected,
-    })
-}
-
-/// A lifecycle state's name, as in `/health`.
-pub(crate) fn state_name(state: proto::StreamState) -> &'static str {
-    match state {
-        proto::StreamState::Unspecified => "UNKNOWN",
-        proto::StreamState::Init => "INIT",
-        proto::StreamState::Setup => "SETUP",
-        proto::StreamState::Streaming => "STREAMING",
-        proto::StreamState::Failed => "FAILED",
-    }
 }
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
@@ -375,7 +326,7 @@ mod tests {
         ));
         assert!(line.contains(r#""commit_time":null"#) && line.contains(r#""fingerprint":null"#));
         assert!(line.ends_with(r#","prefix":"audit","content":"hi","transactional":true}"#), "{line}");
-        assert!(serde_json::from_str::<Value>(&line).is_ok());
+        assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());
     }
 
     #[test]

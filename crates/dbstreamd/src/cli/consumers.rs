@@ -1,11 +1,11 @@
 //! `dbstreamd consumers`: who reads, and how far they got.
 
 use dbstreamd_model::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::age_text;
 use super::{CliError, Format, ListArguments, Output, Paint, bytes_text, client, count_text};
-use crate::json::consumer_json;
+use crate::json::rfc3339;
 use crate::proto::{Consumer, ListConsumersRequest};
 
 pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
@@ -17,8 +17,8 @@ pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
     let mut out = Output::new();
     match arguments.format {
         Format::Json => {
-            let document = json!({ "consumers": consumers.iter().map(consumer_json).collect::<Vec<_>>() });
-            out.line(&document.to_string())?;
+            let listed = json!({ "consumers": consumers.iter().map(document).collect::<Vec<_>>() });
+            out.line(&listed.to_string())?;
         }
         Format::Text if consumers.is_empty() => {
             out.line(
@@ -48,4 +48,17 @@ fn row(consumer: &Consumer) -> Vec<(Paint, String)> {
         (Paint::Plain, committed_at),
         (paint, now.to_owned()),
     ]
+}
+
+/// A consumer with the names that `/v1/consumers` uses.
+fn document(consumer: &Consumer) -> Value {
+    json!({
+        "stream": consumer.stream,
+        "name": consumer.name,
+        "committed_offset": consumer.committed_offset,
+        "committed_at": rfc3339(consumer.committed_at_us),
+        "lag_events": consumer.lag_events,
+        "lag_bytes": consumer.lag_bytes,
+        "connected": consumer.connected,
+    })
 }

@@ -13,8 +13,8 @@ use crate::proto::{self, cell};
 
 /// Longest value in characters when the line must fit a terminal.
 const VALUE_CHARS_MAX: usize = 48;
-/// Table names are padded to the longest seen, up to this.
-const TABLE_WIDTH_MAX: usize = 32;
+/// Table names are padded to the longest seen, from and up to this, so that lines seldom jump.
+const TABLE_WIDTHS: std::ops::RangeInclusive<usize> = 16..=32;
 
 /// Renders events; remembers the schemas it was shown.
 #[derive(Debug, Default)]
@@ -55,7 +55,8 @@ impl Pretty {
             })?),
         };
         let table = schema.map(|schema| printable(&format!("{}.{}", schema.schema, schema.table))).unwrap_or_default();
-        self.table_width = self.table_width.max(table.chars().count()).min(TABLE_WIDTH_MAX);
+        self.table_width =
+            self.table_width.max(table.chars().count()).clamp(*TABLE_WIDTHS.start(), *TABLE_WIDTHS.end());
         let paint = match operation {
             "insert" => Paint::Good,
             "update" => Paint::Change,
@@ -269,7 +270,7 @@ mod tests {
         };
         assert_eq!(
             line(proto::ReplicaIdentity::Full, full, None),
-            "      12 22:13:20.123   update   shop.products id=3 stock=17→16"
+            "      12 22:13:20.123   update   shop.products    id=3 stock=17→16"
         );
         let key = proto::Event {
             operation,
@@ -279,7 +280,7 @@ mod tests {
         };
         assert_eq!(
             line(proto::ReplicaIdentity::Default, key, None),
-            "      12 22:13:20.123 ┌ update   shop.products id=3→4 name=(unchanged) stock=null"
+            "      12 22:13:20.123 ┌ update   shop.products    id=3→4 name=(unchanged) stock=null"
         );
     }
 
@@ -292,7 +293,7 @@ mod tests {
             last_in_transaction: true,
             ..proto::Event::default()
         };
-        assert!(line(proto::ReplicaIdentity::Default, delete, None).ends_with("└ delete   shop.products id=3"));
+        assert!(line(proto::ReplicaIdentity::Default, delete, None).ends_with("└ delete   shop.products    id=3"));
         let insert = proto::Event {
             operation: proto::Operation::Insert.into(),
             after: row([Some("3"), Some("it's"), Some("")]),

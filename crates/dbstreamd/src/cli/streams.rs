@@ -1,11 +1,11 @@
 //! `dbstreamd streams`: the streams of a running daemon.
 
 use dbstreamd_model::{Lsn, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::age_text;
 use super::{CliError, Format, ListArguments, Output, Paint, bytes_text, client, count_text};
-use crate::json::{state_name, stream_json};
+use crate::json::rfc3339;
 use crate::proto::{ListStreamsRequest, Stream, StreamState};
 
 pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
@@ -16,8 +16,8 @@ pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
     let mut out = Output::new();
     match arguments.format {
         Format::Json => {
-            let document = json!({ "streams": streams.iter().map(stream_json).collect::<Vec<_>>() });
-            out.line(&document.to_string())?;
+            let listed = json!({ "streams": streams.iter().map(document).collect::<Vec<_>>() });
+            out.line(&listed.to_string())?;
         }
         Format::Text => print(&mut out, &streams)?,
     }
@@ -66,4 +66,39 @@ fn row(stream: &Stream) -> Vec<(Paint, String)> {
         (Paint::Plain, bytes_text(stream.log_bytes)),
         (Paint::Dim, stream.slot.clone()),
     ]
+}
+
+/// A stream with the names that `/v1/streams` uses.
+fn document(stream: &Stream) -> Value {
+    json!({
+        "name": stream.name,
+        "state": state_name(stream.state()),
+        "error": Some(&stream.error).filter(|error| !error.is_empty()),
+        "epoch": stream.epoch,
+        "appended_offset": stream.appended_offset,
+        "durable_offset": stream.durable_offset,
+        "visible_offset": stream.visible_offset,
+        "trim_point": stream.trim_point,
+        "confirmed_through_lsn": Lsn(stream.confirmed_through_lsn).to_string(),
+        "received_lsn": Lsn(stream.received_lsn).to_string(),
+        "source_lsn": Lsn(stream.source_lsn).to_string(),
+        "lag_bytes": stream.source_lsn.saturating_sub(stream.confirmed_through_lsn),
+        "visible_commit_time": rfc3339(stream.visible_commit_time_us),
+        "log_bytes": stream.log_bytes,
+        "reconnects": stream.reconnects,
+        "events_received": stream.events_received,
+        "slot": stream.slot,
+        "publication": stream.publication,
+    })
+}
+
+/// A lifecycle state's name, as in `/health`.
+fn state_name(state: StreamState) -> &'static str {
+    match state {
+        StreamState::Unspecified => "UNKNOWN",
+        StreamState::Init => "INIT",
+        StreamState::Setup => "SETUP",
+        StreamState::Streaming => "STREAMING",
+        StreamState::Failed => "FAILED",
+    }
 }

@@ -17,7 +17,7 @@ use crate::proto::{self, cell};
 
 /// Transactions under way; above it the writer waits, so that a slow reader cannot fill the memory.
 const UNDER_WAY_MAX: usize = 10_000;
-/// Longest time told apart, in microseconds.
+/// Longest time told apart, in microseconds; longer ones count as this.
 const LATENCY_MAX: u64 = 60_000_000;
 /// Digits of a latency that are kept.
 const LATENCY_DIGITS: u8 = 3;
@@ -81,8 +81,9 @@ pub(super) struct Totals {
 impl Ledger {
     /// Empty books.
     pub(super) fn new() -> Result<Self, hdrhistogram::CreationError> {
-        let (from_commit, from_return) = (Histogram::new(LATENCY_DIGITS)?, Histogram::new(LATENCY_DIGITS)?);
-        let totals = Totals { transactions: 0, announced: 0, events: 0, from_commit, from_return };
+        let histogram = || Histogram::new_with_bounds(1, LATENCY_MAX, LATENCY_DIGITS);
+        let totals =
+            Totals { transactions: 0, announced: 0, events: 0, from_commit: histogram()?, from_return: histogram()? };
         let books = Books {
             schemas: HashMap::new(),
             under_way: VecDeque::new(),
@@ -175,7 +176,7 @@ impl Ledger {
         }
         books.totals.events += 1;
         let micros = u64::try_from(clock.0.saturating_sub(event.commit_time_us)).unwrap_or(0);
-        books.totals.from_commit.saturating_record(micros.min(LATENCY_MAX));
+        books.totals.from_commit.saturating_record(micros);
         if left == 0 {
             entry.received = Some(at);
             books.whole += 1;
@@ -188,7 +189,7 @@ impl Ledger {
     fn settle(&self, books: &mut Books) {
         while let Some(Entry { returned: Some(returned), received: Some(received), .. }) = books.under_way.front() {
             let micros = received.saturating_duration_since(*returned).as_micros();
-            books.totals.from_return.saturating_record(u64::try_from(micros).unwrap_or(u64::MAX).min(LATENCY_MAX));
+            books.totals.from_return.saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
             books.totals.transactions += 1;
             books.under_way.pop_front();
             books.first += 1;
@@ -275,9 +276,9 @@ mod tests {
             if round == 0 {
                 ledger.returned(number, now);
             }
-            ledger.received(&event(2 * round + 1, &CHANGES[0], false), now, Timestamp(5)).unwrap();
+            ledger.received(&event(2 * round + 1, &CHANGES[0], false), now, Timestamp(5_000)).unwrap();
             assert!(!ledger.is_settled());
-            ledger.received(&event(2 * round + 2, &CHANGES[1], true), now, Timestamp(5)).unwrap();
+            ledger.received(&event(2 * round + 2, &CHANGES[1], true), now, Timestamp(5_000)).unwrap();
             if round == 1 {
                 assert!(!ledger.is_settled());
                 ledger.returned(number, now);
@@ -286,6 +287,7 @@ mod tests {
         }
         let totals = ledger.totals();
         assert_eq!((totals.transactions, totals.events, totals.from_return.len()), (2, 4, 2));
+        assert!((5_000..5_010).contains(&totals.from_commit.value_at_quantile(0.5)), "{:?}", totals.from_commit);
     }
 
     #[tokio::test]

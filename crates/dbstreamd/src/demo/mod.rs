@@ -109,7 +109,9 @@ async fn play(
     running: &Running,
     screen: &mut Screen,
 ) -> Result<(), CliError> {
-    let connect: ConnectOptions = cluster.url(DATABASE).parse().map_err(|error| CliError::failed(&error))?;
+    // Without the caller's PG… variables.
+    let connect =
+        ConnectOptions::parse_with(&cluster.url(DATABASE), |_| None).map_err(|error| CliError::failed(&error))?;
     let database =
         Connection::connect(&connect, SessionKind::Ordinary).await.map_err(|error| CliError::failed(&error))?;
     streaming(running).await?;

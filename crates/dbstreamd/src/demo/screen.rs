@@ -166,13 +166,10 @@ impl Screen {
         let per_second = |count: u64| format!("{:.1}/s", count as f64 / lasted.as_secs_f64().max(0.001));
         self.line("")?;
         let rows = [
-            ("transactions", format!("{:>9}  {}", count_text(totals.transactions), per_second(totals.transactions))),
-            ("events", format!("{:>9}  {}", count_text(totals.events), per_second(totals.events))),
-            (
-                "commit to receive",
-                format!("{}  from PostgreSQL's commit timestamp, its fsync included", percentiles(&totals.from_commit)),
-            ),
-            ("after the commit returned", percentiles(&totals.from_return)),
+            ("transactions", format!("{:<10} {}", count_text(totals.transactions), per_second(totals.transactions))),
+            ("events", format!("{:<10} {}", count_text(totals.events), per_second(totals.events))),
+            ("commit to receive", format!("{}  (both databases' fsync included)", percentiles(&totals.from_commit))),
+            ("commit return to receive", percentiles(&totals.from_return)),
             ("log on disk", bytes_text(*log_bytes)),
         ];
         for (name, value) in rows {
