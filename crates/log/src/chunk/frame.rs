@@ -1,7 +1,7 @@
-//! A chunk as bytes: frame, header, lz4 block; written once, checked wholly at every read.
+//! A chunk as bytes: frame, header, compressed block; written once, checked wholly at every read.
 //!
 //! ```text
-//!   magic u16 │ version u8 │ flags u8 │ crc32 │ header, fixed size (rkyv) │ block: index, bodies; lz4 or as they are
+//!   magic u16 │ version u8 │ flags u8 │ crc32 │ header, fixed size (rkyv) │ block: index, bodies; compressed
 //!   └──────── covered by the crc ─────┘       └───────────────── covered by the crc, together with the key ────────┘
 //! ```
 //!
@@ -11,10 +11,10 @@
 use std::sync::OnceLock;
 
 use dbstreamd_model::{Epoch, Lsn, Offset, StreamId, Timestamp};
-use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
 use rkyv::{Archive, Portable, Serialize};
 
 use super::Chunk;
+use super::codec::{Codec, CodecChoice, Compressor};
 use super::index::{self, IndexError};
 use crate::schemas::SchemaRegistry;
 use crate::store::ChunkKey;
@@ -23,17 +23,15 @@ use crate::store::ChunkKey;
 const MAGIC: u16 = u16::from_le_bytes(*b"DC");
 /// Version of everything a chunk's value says.
 const VERSION: u8 = 1;
-/// The block is lz4; else it is stored as it is.
-const FLAG_LZ4: u8 = 1;
+/// The low bits of the flags say how the block is compressed.
+const FLAGS_CODEC: u8 = 3;
 /// The last unit does not end in this chunk.
-const FLAG_UNFINISHED: u8 = 2;
+const FLAG_UNFINISHED: u8 = 4;
 /// Magic, version, flags, checksum.
 const FRAME_BYTES: usize = 8;
 const HEADER_BYTES: usize = size_of::<ArchivedChunkHeader>();
 /// No chunk decompresses to more: one event of at most 1 GiB beside what fits a chunk, with room to spare.
 const RAW_BYTES_MAX: usize = i32::MAX as usize;
-/// lz4 makes at most 255 bytes out of one.
-const LZ4_RATIO_MAX: usize = 255;
 
 /// A chunk's header: enough to search for a position or a time without decompressing.
 #[derive(Archive, Serialize, Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,8 +81,9 @@ pub(crate) enum FrameError {
 }
 
 /// Buffers that encoding uses again and again.
+#[derive(Default)]
 pub(crate) struct Scratch {
-    table: CompressTable,
+    compressor: Compressor,
     raw: Vec<u8>,
     value: Vec<u8>,
 }
@@ -92,15 +91,14 @@ pub(crate) struct Scratch {
 /// A buffer larger than this, left by a huge event, is given back.
 const SCRATCH_KEPT_MAX: usize = 1 << 20;
 
-impl Default for Scratch {
-    fn default() -> Self {
-        Self { table: CompressTable::large(), raw: Vec::new(), value: Vec::new() }
-    }
-}
-
 /// The chunk's value under `key`; valid until the scratch is used again.
-pub(crate) fn encode<'a>(chunk: &Chunk, key: &ChunkKey, scratch: &'a mut Scratch) -> Result<&'a [u8], FrameError> {
-    let Scratch { table, raw, value } = scratch;
+pub(crate) fn encode<'a>(
+    chunk: &Chunk,
+    key: &ChunkKey,
+    choice: &mut CodecChoice,
+    scratch: &'a mut Scratch,
+) -> Result<&'a [u8], FrameError> {
+    let Scratch { compressor, raw, value } = scratch;
     for buffer in [&mut *raw, &mut *value] {
         buffer.clear();
         buffer.shrink_to(SCRATCH_KEPT_MAX);
@@ -112,21 +110,10 @@ pub(crate) fn encode<'a>(chunk: &Chunk, key: &ChunkKey, scratch: &'a mut Scratch
         return Err(FrameError::Header);
     }
 
-    value.resize(FRAME_BYTES + HEADER_BYTES + get_maximum_output_size(raw.len()), 0);
-    let block = value.get_mut(FRAME_BYTES + HEADER_BYTES..).ok_or(FrameError::Header)?;
-    let mut flags = if chunk.finished() { 0 } else { FLAG_UNFINISHED };
-    let block_bytes = match compress_into_with_table(raw, block, table) {
-        Ok(length) if length < raw.len() => {
-            flags |= FLAG_LZ4;
-            length
-        }
-        // Incompressible: stored as it is.
-        _ => {
-            block.get_mut(..raw.len()).ok_or(FrameError::Block)?.copy_from_slice(raw);
-            raw.len()
-        }
-    };
-    value.truncate(FRAME_BYTES + HEADER_BYTES + block_bytes);
+    value.resize(FRAME_BYTES + HEADER_BYTES, 0);
+    let codec = compressor.append(raw, value, choice);
+    let block_bytes = value.len() - FRAME_BYTES - HEADER_BYTES;
+    let flags = codec as u8 | if chunk.finished() { 0 } else { FLAG_UNFINISHED };
 
     let fit = |length: usize| u32::try_from(length).map_err(|_| FrameError::Header);
     let header = ChunkHeader {
@@ -161,16 +148,8 @@ pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) ->
     let (flags, header, block) = open(key, value)?;
     let length = |n: u32| usize::try_from(n).map_err(|_| FrameError::Header);
     let (raw_bytes, index_bytes) = (length(header.raw_bytes)?, length(header.index_bytes)?);
-    let bytes = if flags & FLAG_LZ4 == 0 {
-        block.to_vec()
-    } else {
-        let mut raw = vec![0; raw_bytes];
-        let length = decompress_into(block, &mut raw).map_err(|_| FrameError::Block)?;
-        if length != raw_bytes {
-            return Err(FrameError::Block);
-        }
-        raw
-    };
+    let codec = Codec::from_code(flags & FLAGS_CODEC).ok_or(FrameError::Header)?;
+    let bytes = codec.decompress(block, raw_bytes).ok_or(FrameError::Block)?;
     let index = bytes.get(..index_bytes).ok_or(FrameError::Header)?;
     let counts = (length(header.events)?, length(header.units)?);
     let finished = flags & FLAG_UNFINISHED == 0;
@@ -208,7 +187,7 @@ fn open<'a>(key: &ChunkKey, value: &'a [u8]) -> Result<(u8, ChunkHeader, &'a [u8
     }
     let (header, block) = rest.split_at_checked(HEADER_BYTES).ok_or(FrameError::Short)?;
     let header = read_header(header)?;
-    if flags & !(FLAG_LZ4 | FLAG_UNFINISHED) != 0 || !header.fits(key, flags, block.len()) {
+    if flags & !(FLAGS_CODEC | FLAG_UNFINISHED) != 0 || !header.fits(key, flags, block.len()) {
         return Err(FrameError::Header);
     }
     Ok((flags, header, block))
@@ -239,11 +218,8 @@ impl ChunkHeader {
     /// Whether it agrees with its key and with the length of the block behind it.
     fn fits(&self, key: &ChunkKey, flags: u8, block_bytes: usize) -> bool {
         let raw_bytes = self.raw_bytes as usize;
-        let raw_fits = if flags & FLAG_LZ4 == 0 {
-            raw_bytes == block_bytes
-        } else {
-            raw_bytes <= RAW_BYTES_MAX && raw_bytes / LZ4_RATIO_MAX <= block_bytes
-        };
+        let Some(codec) = Codec::from_code(flags & FLAGS_CODEC) else { return false };
+        let raw_fits = raw_bytes <= RAW_BYTES_MAX && codec.can_yield(block_bytes, raw_bytes);
         (self.stream, self.epoch) == (key.stream.0, key.epoch.0)
             && self.first_offset > 0
             && self.last_offset() == key.last_offset

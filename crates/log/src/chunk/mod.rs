@@ -7,6 +7,7 @@
 //! here; where chunks are kept is the business of `store` and of the tail ring.
 
 mod builder;
+mod codec;
 mod frame;
 mod index;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use bytes::Bytes;
 use dbstreamd_model::{Epoch, Lsn, Offset, Op, StreamId, Timestamp};
 
 pub(crate) use builder::{Builder, Parts};
+pub(crate) use codec::CodecChoice;
 pub(crate) use frame::{ChunkHeader, FrameError, Scratch, decode, encode, peek};
 
 use crate::schemas::StoredSchema;

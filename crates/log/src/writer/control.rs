@@ -6,6 +6,7 @@ use dbstreamd_model::{StreamId, StreamName};
 
 use super::{Command, Next, Slot, Writer};
 use crate::appender::{Restart, Resume};
+use crate::chunk::CodecChoice;
 use crate::error::LogError;
 use crate::store::{Batch, Entry, LoadedStream, MetaKey, PartitionSeq, Store, StreamState};
 use crate::stream::Stream;
@@ -46,7 +47,15 @@ impl Writer {
         self.store.put_meta(&mut batch, MetaKey::StreamState(id), &StreamState::NEW.encode())?;
         self.store.commit(&batch)?;
         let stream = Arc::new(Stream::new(id, &LoadedStream::new(name)));
-        self.streams.insert(id, Slot { stream: Arc::clone(&stream), state: StreamState::NEW, partition: None });
+        self.streams.insert(
+            id,
+            Slot {
+                stream: Arc::clone(&stream),
+                state: StreamState::NEW,
+                partition: None,
+                codec: CodecChoice::default(),
+            },
+        );
         self.shared.add_stream(Arc::clone(&stream));
         Ok(stream)
     }

@@ -80,7 +80,7 @@ impl Writer {
         }
 
         let key = ChunkKey { stream: chunk.stream, epoch: chunk.epoch, last_offset: chunk.last_offset() };
-        let value = encode(&chunk, &key, &mut self.scratch)
+        let value = encode(&chunk, &key, &mut slot.codec, &mut self.scratch)
             .map_err(|error| LogError::Store { action: "encode a chunk", reason: error.to_string() })?;
         self.store.put_chunk(&mut group.batch, partition, &key, value)?;
         let bytes = ChunkKey::BYTES + value.len();

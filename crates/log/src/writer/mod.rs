@@ -28,7 +28,7 @@ pub use published::Durable;
 pub(crate) use published::Published;
 pub(crate) use queue::{ChunkCommand, Command, CommitCommand, Queue};
 
-use crate::chunk::Scratch;
+use crate::chunk::{CodecChoice, Scratch};
 use crate::error::LogError;
 use crate::log::Shared;
 use crate::store::{Loaded, PartitionSeq, Store, StreamState};
@@ -60,6 +60,7 @@ struct Slot {
     state: StreamState,
     /// The newest partition that holds events of it.
     partition: Option<PartitionSeq>,
+    codec: CodecChoice,
 }
 
 enum Next {
@@ -72,7 +73,7 @@ impl Writer {
         let streams = shared.all_streams().into_iter().filter_map(|stream| {
             let loaded = loaded.streams.get(&stream.id)?;
             let partition = loaded.directory.last().map(|(seq, _)| *seq);
-            Some((stream.id, Slot { stream, state: loaded.state, partition }))
+            Some((stream.id, Slot { stream, state: loaded.state, partition, codec: CodecChoice::default() }))
         });
         Self {
             streams: streams.collect(),
