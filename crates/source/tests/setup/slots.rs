@@ -95,6 +95,19 @@ fn a_slot_whose_publication_is_gone_is_not_given_a_new_one() {
 }
 
 #[test]
+fn a_stream_that_has_run_before_gets_no_new_slot_for_the_one_it_lost() {
+    let database = Database::with(TABLE);
+    let settings = database.settings();
+    prepare(&settings).unwrap();
+    assert_eq!(block_on(setup::prepare_to_resume(&settings)).unwrap().created, setup::Created::default());
+    database.sql(&format!("SELECT pg_drop_replication_slot('{}')", database.slot()));
+    let error = block_on(setup::prepare_to_resume(&settings)).unwrap_err();
+    assert_eq!((error.code(), error.is_transient()), ("slot_gone", false));
+    says(&error.to_string(), &[&database.slot(), "lost", "another name"]);
+    assert_eq!(database.slots(), "");
+}
+
+#[test]
 fn a_slot_that_lost_its_wal_is_refused_for_good() {
     let cluster = Cluster::builder().setting("max_slot_wal_keep_size", "1MB").setting("min_wal_size", "32MB");
     let database = Database::on_own(cluster, TABLE);

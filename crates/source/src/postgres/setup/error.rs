@@ -151,6 +151,11 @@ pub enum SetupError {
         /// Its name.
         slot: String,
     },
+    /// The slot of a stream that has run before is gone.
+    SlotGone {
+        /// Its name.
+        slot: String,
+    },
     /// A slot of this name serves something else.
     SlotNotUsable {
         /// Its name.
@@ -255,6 +260,7 @@ impl SetupError {
             Self::PublicationHasOtherTables { .. } => "publication_has_other_tables",
             Self::ReadOnly { .. } => "read_only",
             Self::SlotMissing { .. } => "slot_missing",
+            Self::SlotGone { .. } => "slot_gone",
             Self::SlotNotUsable { .. } => "slot_not_usable",
             Self::SlotInvalidated { .. } => "slot_invalidated",
             Self::SlotActive { .. } => "slot_active",
@@ -323,6 +329,9 @@ impl SetupError {
             ),
             Self::ReadOnly { what } => format!("{what} must be created, but the server or the session is read-only"),
             Self::SlotMissing { slot } => format!("the replication slot {slot:?} does not exist"),
+            Self::SlotGone { slot } => format!(
+                "the replication slot {slot:?}, from which this stream was read so far, no longer exists: the changes since it was dropped are lost to the stream"
+            ),
             Self::SlotNotUsable { slot, found } => format!("the replication slot {slot:?} {found}"),
             Self::SlotInvalidated { slot, reason } => {
                 format!(
@@ -399,7 +408,7 @@ impl SetupError {
                 format!("as its owner or a superuser run: {statement}")
             }
             Self::PublicationMissing { statement, .. } => {
-                format!("run: {statement} (on the primary), or set create_publication = true there")
+                format!("run on the primary: {statement}; with create_publication = true dbstreamd does so there itself")
             }
             Self::PublicationGone { slot, .. } => format!(
                 "if nobody has streamed from the slot yet, pg_drop_replication_slot({}) and dbstreamd makes both; otherwise the changes since its position are lost, so drop it and start a stream under another name",
@@ -415,7 +424,10 @@ impl SetupError {
                 "connect to the primary, or ALTER ROLE … RESET default_transaction_read_only".into()
             }
             Self::SlotMissing { .. } => {
-                "set create_slot = true; if it was dropped, the changes since then are lost to this stream, so start one under a new name".into()
+                "set create_slot = true, or create it with pg_create_logical_replication_slot".into()
+            }
+            Self::SlotGone { .. } => {
+                "start a stream under another name (a new log) and resynchronise its consumers".into()
             }
             Self::SlotNotUsable { .. } => {
                 "set another slot name for this stream, or drop that slot if nobody needs it".into()

@@ -53,11 +53,32 @@ pub struct Created {
 /// # Errors
 /// The first thing that keeps the stream from starting. Nothing is changed before everything was checked.
 pub async fn prepare(settings: &SourceSettings) -> Result<Prepared, SetupError> {
+    prepare_with(settings, Slot::MayBeNew).await
+}
+
+/// As [`prepare`], for a stream whose log has changes already: its slot must still be there.
+///
+/// A new slot in its place would begin after a gap, and hold back the server's WAL for a stream that cannot go on.
+///
+/// # Errors
+/// As [`prepare`], and [`SetupError::SlotGone`].
+pub async fn prepare_to_resume(settings: &SourceSettings) -> Result<Prepared, SetupError> {
+    prepare_with(settings, Slot::MustExist).await
+}
+
+/// Whether the stream starts or goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slot {
+    MayBeNew,
+    MustExist,
+}
+
+async fn prepare_with(settings: &SourceSettings, slot: Slot) -> Result<Prepared, SetupError> {
     let mut connection = Connection::connect(&settings.connect, SessionKind::Ordinary).await?;
     let mut created = Created::default();
     let mut round = 1;
     let prepared = loop {
-        match attempt(&mut connection, settings, &mut created).await {
+        match attempt(&mut connection, settings, slot, &mut created).await {
             // Somebody else made the same thing between our look and our statement: look again.
             Err(SetupError::Postgres(error)) if round < ROUNDS_MAX && is_duplicate(&error) => round += 1,
             outcome => break outcome,
@@ -73,6 +94,7 @@ pub async fn prepare(settings: &SourceSettings) -> Result<Prepared, SetupError> 
 async fn attempt(
     connection: &mut Connection,
     settings: &SourceSettings,
+    slot: Slot,
     created: &mut Created,
 ) -> Result<Prepared, SetupError> {
     let mut facts = Facts::read(connection, &settings.publication).await?;
@@ -81,6 +103,9 @@ async fn attempt(
         return Err(problem);
     }
     let plan = std::mem::take(&mut assessment.plan);
+    if slot == Slot::MustExist && plan.create_slot.is_some() {
+        return Err(SetupError::SlotGone { slot: settings.slot.clone() });
+    }
     change_publication(connection, &facts, &plan, settings, created).await?;
     let slot_confirmed_flush = match &plan.create_slot {
         Some(statement) => {
