@@ -12,7 +12,7 @@ use dbstreamd_model::{Epoch, Lsn, Offset, Op, SchemaId, TableSchema, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 use crate::chunk::{Builder, Chunk, Parts, UnitSpan};
-use crate::credit::Credit;
+use crate::credit::{Credit, TOKEN_BYTES as CREDIT_GRAIN};
 use crate::error::LogError;
 use crate::log::Shared;
 use crate::read::UnitCursor;
@@ -53,7 +53,7 @@ pub enum Pump {
     IfIdle,
     /// At once.
     Now,
-    /// At once, and with it what the open unit has so far. For when the caller waits for credit: what is built holds
+    /// At once, and with it what the open unit has so far, but for its last event. For when the caller waits for credit: what is built holds
     /// some, and gives it back only once it is durable.
     All,
 }
@@ -243,11 +243,16 @@ impl Appender {
         if due && self.builder.has_whole_units() {
             self.hand_over_whole();
         }
-        if pump == Pump::All && !self.builder.is_empty() {
-            self.cut();
+        if pump == Pump::All
+            && let Some(open) = &mut self.open
+            && let Some(parts) = self.builder.take_all_but_last()
+        {
+            open.fragmented = true;
+            self.hand_over(parts, Lsn::ZERO, 0);
         }
-        if self.builder.is_empty() {
-            // What was received became no event: nothing will ever take its credit along.
+        if self.builder.is_empty() || pump == Pump::All {
+            // What was received became no event, so that nothing will ever take its credit along; or the caller
+            // waits for credit, and must get it even if the one event that stays here holds all of it.
             self.credit = None;
         }
         self.stream.appended.store(self.next_offset.advance(self.builder.len()).previous().0, Relaxed);
@@ -284,15 +289,17 @@ impl Appender {
             open.fragmented = true;
         }
         let parts = self.builder.take_all();
-        self.hand_over(parts, Lsn::ZERO);
+        self.hand_over(parts, Lsn::ZERO, 0);
     }
 
     fn hand_over_whole(&mut self) {
         let parts = self.builder.take_whole();
-        self.hand_over(parts, self.confirm);
+        // What stays is the open unit: its bytes' credit stays with it.
+        self.hand_over(parts, self.confirm, self.builder.open_body_bytes());
     }
 
-    fn hand_over(&mut self, parts: Parts, confirm: Lsn) {
+    /// `stays` is how many bytes of credit are kept back.
+    fn hand_over(&mut self, parts: Parts, confirm: Lsn, stays: usize) {
         if self.misuse.is_some() {
             return;
         }
@@ -314,8 +321,7 @@ impl Appender {
             encoded: OnceLock::new(),
         };
         self.next_offset = chunk.last_offset().next();
-        // What stays is the open unit: its bytes' credit stays with it.
-        let stays = self.builder.open_body_bytes();
+        let stays = stays.next_multiple_of(CREDIT_GRAIN);
         let credit = self.credit.as_mut().map(|credit| credit.split(credit.bytes().saturating_sub(stays)));
         let command = ChunkCommand {
             stream: Arc::clone(&self.stream),

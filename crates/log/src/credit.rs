@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Bytes in one token: a semaphore counts in `u32` per request, a window may be larger than 4 GiB.
-const TOKEN_BYTES: usize = 1024;
+pub(crate) const TOKEN_BYTES: usize = 1024;
 
 /// A process-wide budget of received bytes that are not durable yet.
 #[derive(Clone, Debug)]

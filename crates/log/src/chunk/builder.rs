@@ -142,6 +142,25 @@ impl Builder {
         all
     }
 
+    /// Takes out a fragment of the open unit, all but its last event: when the unit then ends, there is an event left
+    /// to carry its end. None when there is only one.
+    pub(crate) fn take_all_but_last(&mut self) -> Option<Parts> {
+        let cut = self.parts.events.len().checked_sub(1)?;
+        let body_end = self.parts.events.get(cut.checked_sub(1)?)?.body_end;
+        let mut taken = std::mem::take(&mut self.parts);
+        self.whole = Mark::default();
+        self.parts.events = taken.events.split_off(cut);
+        self.parts.bodies = taken.bodies.split_off(body_end as usize);
+        self.parts.events.iter_mut().for_each(|event| event.body_end -= body_end);
+        self.parts.schemas.clone_from(&taken.schemas);
+        let unit = taken.units.last_mut()?;
+        unit.events -= 1;
+        let first_ordinal = unit.first_ordinal.saturating_add(unit.events);
+        self.parts.units.push(UnitSpan { first_ordinal, first_event: 0, events: 1, ..*unit });
+        taken.trim();
+        Some(taken)
+    }
+
     fn start_buffer(&mut self, taken: &Parts) {
         self.bodies_hint = taken.bodies.len();
         self.parts.bodies.reserve(self.bodies_hint.min(BUFFER_HINT_MAX));

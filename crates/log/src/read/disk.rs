@@ -35,35 +35,64 @@ pub(super) fn read(
     budget: Budget,
 ) -> Result<Vec<Arc<Chunk>>, LogError> {
     let place = locate(stream, from, through)?;
-    let mut chunks: Vec<Arc<Chunk>> = Vec::new();
-    let mut bytes = 0;
-    let mut failed = None;
-    let scanned = {
-        let registry = stream.schemas.read();
-        store.scan(place.partition, place.key(stream, from), place.through, false, |key, value| {
-            let expected = chunks.last().map_or(from, |chunk| chunk.last_offset().next());
-            match checked(decode(&key, value, &registry), expected, chunks.is_empty()) {
-                Ok(chunk) => {
-                    bytes += chunk.memory();
-                    chunks.push(Arc::new(chunk));
-                    if chunks.len() < budget.chunks && bytes < budget.bytes {
-                        ControlFlow::Continue(())
-                    } else {
-                        ControlFlow::Break(())
-                    }
-                }
-                Err(reason) => {
-                    failed = Some((key.last_offset, reason));
+    let mut run = read_run(store, stream, &place, from, from, budget);
+    if let Some(seek) = run.around_damage(store, stream, from, &place) {
+        run = read_run(store, stream, &place, seek, from, budget);
+    }
+    // What was read before the damage is sound; the damage is met again when it is its turn.
+    if run.chunks.is_empty() {
+        Err(explain(store, stream, from, &place, run.failed, run.scan_error))
+    } else {
+        Ok(run.chunks)
+    }
+}
+
+/// What came of one scan.
+#[derive(Default)]
+struct Run {
+    chunks: Vec<Arc<Chunk>>,
+    bytes: usize,
+    /// A chunk that does not fit: where it ends, and why.
+    failed: Option<(Offset, String)>,
+    scan_error: Option<LogError>,
+}
+
+/// Scans from the key of `seek` on for chunks from the one that holds `from` on.
+fn read_run(store: &Store, stream: &Stream, place: &Place, seek: Offset, from: Offset, budget: Budget) -> Run {
+    let mut run = Run::default();
+    let registry = stream.schemas.read();
+    let scanned = store.scan(place.partition, place.key(stream, seek), place.through, false, |key, value| {
+        let expected = run.chunks.last().map_or(from, |chunk| chunk.last_offset().next());
+        match checked(decode(&key, value, &registry), expected, run.chunks.is_empty()) {
+            Ok(chunk) => {
+                run.bytes += chunk.memory();
+                run.chunks.push(Arc::new(chunk));
+                if run.chunks.len() < budget.chunks && run.bytes < budget.bytes {
+                    ControlFlow::Continue(())
+                } else {
                     ControlFlow::Break(())
                 }
             }
-        })
-    };
-    // What was read before the damage is sound; the damage is met again when it is its turn.
-    if !chunks.is_empty() {
-        return Ok(chunks);
+            Err(reason) => {
+                run.failed = Some((key.last_offset, reason));
+                ControlFlow::Break(())
+            }
+        }
+    });
+    run.scan_error = scanned.err();
+    run
+}
+
+impl Run {
+    /// When a block cannot be read, a seek to the chunk right after it may end up in that block all the same, as
+    /// blocks are told apart by shortened keys: where to seek to for a chunk that holds `from` and can be read.
+    fn around_damage(&self, store: &Store, stream: &Stream, from: Offset, place: &Place) -> Option<Offset> {
+        if self.scan_error.is_none() || !self.chunks.is_empty() {
+            return None;
+        }
+        let (seek, first) = first_readable(store, stream, from, place)?;
+        (first <= from).then_some(seek)
     }
-    Err(explain(store, stream, from, &place, failed, scanned.err()))
 }
 
 /// The one chunk that holds `offset`.
@@ -181,24 +210,31 @@ fn explain(
     error
 }
 
-/// The last offset before the next chunk that can be read: told by halving, since in a damaged block not even the
-/// keys can be read.
+/// The last offset before the next chunk that can be read.
 fn damage_end(store: &Store, stream: &Stream, from: Offset, place: &Place) -> Offset {
-    let next_readable = |offset: Offset| {
+    first_readable(store, stream, from, place).map_or(place.through, |(_, first)| first.previous())
+}
+
+/// The lowest offset from `from` on to which a seek succeeds, and the first offset of the chunk found there. By
+/// halving, since in a damaged block not even the keys can be read.
+fn first_readable(store: &Store, stream: &Stream, from: Offset, place: &Place) -> Option<(Offset, Offset)> {
+    let probe = |offset: Offset| {
         let mut found = None;
+        // An error is the answer "cannot be read".
         let _ = store.scan(place.partition, place.key(stream, offset), place.through, false, |key, value| {
-            found = peek(&key, value).ok().map(|header| Offset(header.first_offset));
+            found = peek(&key, value).ok().map(|header| (offset, Offset(header.first_offset)));
             ControlFlow::Break(())
         });
         found
     };
-    let (mut damaged, mut end) = (from.0, place.through.0.saturating_add(1));
-    while end - damaged > 1 {
-        let middle = damaged + (end - damaged) / 2;
-        match next_readable(Offset(middle)) {
-            Some(first) => end = first.0.min(middle).max(damaged + 1),
-            None => damaged = middle,
+    let mut best = None;
+    let (mut low, mut end) = (from.0, place.through.0.saturating_add(1));
+    while low < end {
+        let middle = low + (end - low) / 2;
+        match probe(Offset(middle)) {
+            Some(found) => (best, end) = (Some(found), middle),
+            None => low = middle + 1,
         }
     }
-    Offset(end).previous()
+    best
 }

@@ -29,13 +29,14 @@ impl Tuning {
             false,
             cache.clone(),
         );
+        let write_buffer_bytes = (options.memtable_budget_bytes / 4).clamp(MIB, 64 * MIB);
         Self {
             cache,
             memtables,
             // A quarter: one active, one being flushed, and room for the records' own.
-            write_buffer_bytes: (options.memtable_budget_bytes / 4).clamp(MIB, 64 * MIB),
-            // Twice the memtables: the write-ahead log holds what they hold, and files end a little later.
-            wal_bytes_max: (options.memtable_budget_bytes as u64) * 2,
+            write_buffer_bytes,
+            // As much as two memtables: what the log keeps twice on disk until table files hold it.
+            wal_bytes_max: write_buffer_bytes as u64 * 2,
             direct_io,
         }
     }

@@ -1,0 +1,69 @@
+//! Consumers' committed offsets.
+
+use dbstreamd_log::{Log, LogError, Rewind, StartAt};
+use dbstreamd_model::{ConsumerName, Offset};
+
+use crate::support::*;
+
+#[test]
+fn a_commit_is_durable_goes_no_further_than_visible_and_back_only_when_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(small(dir.path())).unwrap();
+    let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    let audit: ConsumerName = "audit".parse().unwrap();
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        writer.unit(TIME, &bodies(10, 10));
+        writer.settle().await;
+        let commit = |offset, rewind| within(log.commit_offset(stream, &audit, Offset(offset), rewind));
+        assert_eq!(log.consumer(stream, &audit), None);
+        assert_eq!(commit(4, Rewind::Refuse).await.unwrap().get(), Offset(4));
+        let past = commit(11, Rewind::Allow).await;
+        assert!(matches!(past, Err(LogError::CommitPastEnd { requested: Offset(11), visible: Offset(10) })));
+        assert!(matches!(commit(3, Rewind::Refuse).await, Err(LogError::CommitRewinds { committed: Offset(4), .. })));
+        assert_eq!(commit(3, Rewind::Ignore).await.unwrap().get(), Offset(4));
+        assert_eq!(log.consumer(stream, &audit).unwrap().committed, Offset(4));
+        assert_eq!(commit(3, Rewind::Allow).await.unwrap().get(), Offset(3));
+        assert_eq!(commit(3, Rewind::Refuse).await.unwrap().get(), Offset(3), "again is no rewind");
+    });
+    log.close().unwrap();
+
+    let log = Log::open(small(dir.path())).unwrap();
+    let records = log.consumers(Some(stream));
+    assert_eq!(records.len(), 1);
+    assert_eq!((records[0].name.as_str(), records[0].committed), ("audit", Offset(3)));
+    assert!(records[0].committed_at.0 > TIME);
+}
+
+#[test]
+fn many_commits_at_once_share_writes_and_the_last_one_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(small(dir.path())).unwrap();
+    let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        writer.unit(TIME, &bodies(100, 1));
+        writer.settle().await;
+        let before = log.metrics().flushes.get();
+        let tasks: Vec<_> = (0..1000_u64)
+            .map(|n| {
+                let log = log.clone();
+                tokio::spawn(async move {
+                    let name = format!("c{}", n % 10).parse().unwrap();
+                    log.commit_offset(stream, &name, Offset(n / 10 + 1), Rewind::Ignore).await.unwrap()
+                })
+            })
+            .collect();
+        for task in tasks {
+            within(task).await.unwrap();
+        }
+        let writes = log.metrics().flushes.get() - before;
+        assert!(writes < 500, "{writes} writes for 1000 commits");
+        assert!(log.consumers(None).iter().all(|consumer| consumer.committed == Offset(100)));
+        assert_eq!(log.consumers(None).len(), 10);
+    });
+    // Reading is untouched by it.
+    runtime().block_on(async {
+        assert_eq!(read_all(&log, stream, StartAt::Offset(Offset(100))).await.unwrap().len(), 1);
+    });
+}

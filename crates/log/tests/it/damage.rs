@@ -1,0 +1,164 @@
+//! Directories that are not as they should be: each is one clear error, and nothing damaged is ever served.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use dbstreamd_log::{Log, LogError, LogOptions, StartAt};
+use dbstreamd_model::StreamId;
+
+use crate::support::*;
+
+/// A closed log with a few hundred events, all of them in table files.
+fn written(dir: &Path) -> (StreamId, Vec<Seen>) {
+    let log = Log::open(LogOptions { partition_bytes_max: 60_000, ..small(dir) }).unwrap();
+    let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    let events = runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        for n in 0..300_u128 {
+            let body = format!("N{:x}{:x}", (n + 7).pow(12), (n + 3).pow(11)).into_bytes();
+            writer.unit(TIME, &[body]);
+            if n % 10 == 9 {
+                writer.settle().await;
+            }
+        }
+        writer.settle().await;
+        writer.events
+    });
+    log.close().unwrap();
+    (stream, events)
+}
+
+fn table_files(dir: &Path) -> Vec<PathBuf> {
+    let files = std::fs::read_dir(dir.join("log")).unwrap().map(|file| file.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "sst")).collect()
+}
+
+#[test]
+fn a_flipped_byte_anywhere_in_the_table_files_is_never_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stream, events) = written(dir.path());
+    let largest = table_files(dir.path()).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let original = std::fs::read(&largest).unwrap();
+    let mut named = 0;
+    for place in (0..original.len()).step_by(original.len() / 40) {
+        let mut flipped = original.clone();
+        flipped[place] ^= 0x10;
+        std::fs::write(&largest, &flipped).unwrap();
+        // A directory whose very index is damaged may refuse to open: with an error, not with less data.
+        let Ok(log) = Log::open(small(dir.path())) else { continue };
+        let mut reader = log.reader(stream, StartAt::Earliest).unwrap();
+        let mut seen = Vec::new();
+        let end = runtime().block_on(async {
+            loop {
+                match within(reader.try_next()).await {
+                    Ok(Some(slice)) => seen.extend(slice.events().map(Seen::from)),
+                    Ok(None) => return None,
+                    Err(error) => return Some(error),
+                }
+            }
+        });
+        assert_eq!(seen, events[..seen.len()], "byte {place}");
+        match end {
+            None => assert_eq!(seen.len(), events.len(), "byte {place}"),
+            Some(LogError::Damaged { stream, first, last, partition: 1, .. }) => {
+                assert_eq!((stream.as_str(), first.0), ("shop", seen.len() as u64 + 1));
+                assert!(last >= first && last.0 <= events.len() as u64);
+                named += 1;
+                // What lies after the damage is readable.
+                let after = StartAt::Offset(last.next());
+                if last.0 < events.len() as u64 {
+                    let rest = runtime().block_on(read_all(&log, StreamId(1), after));
+                    assert_eq!(rest.unwrap(), events[last.0 as usize..]);
+                }
+            }
+            Some(other) => panic!("byte {place}: {other}"),
+        }
+        log.close().unwrap();
+        std::fs::write(&largest, &original).unwrap();
+    }
+    assert!(named > 20, "only {named} flips were found in chunks");
+}
+
+#[test]
+fn damage_in_the_newest_chunk_is_reported_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stream, events) = written(dir.path());
+    let largest = table_files(dir.path()).into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let mut bytes = std::fs::read(&largest).unwrap();
+    // The bodies of the newest chunk are stored as they are, or compressed; its magic comes last before the index.
+    let newest = bytes.windows(3).rposition(|window| window == b"DC\x01").unwrap();
+    bytes[newest + 100] ^= 1;
+    std::fs::write(&largest, bytes).unwrap();
+    let log = Log::open(small(dir.path())).unwrap();
+    assert!(matches!(log.damage(), [LogError::Damaged { last, .. }] if last.0 == events.len() as u64));
+    assert_eq!(log.watermarks(stream).unwrap().visible.0, events.len() as u64);
+}
+
+#[test]
+fn a_directory_in_use_is_refused_with_the_other_process_id() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(small(dir.path())).unwrap();
+    let error = Log::open(small(dir.path())).unwrap_err();
+    assert!(matches!(error, LogError::Locked { pid: Some(pid), .. } if pid == std::process::id()));
+    assert!(error.to_string().contains("locked by another dbstreamd (process "), "{error}");
+    log.close().unwrap();
+    Log::open(small(dir.path())).unwrap();
+}
+
+#[test]
+fn a_dropped_log_gives_its_directory_free() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(small(dir.path())).unwrap();
+    let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    let reader = log.reader(stream, StartAt::Earliest).unwrap();
+    let appender = log.appender(stream).unwrap();
+    drop(log);
+    Log::open(small(dir.path())).unwrap();
+    drop((reader, appender));
+}
+
+#[test]
+fn an_unknown_format_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path());
+    let options = {
+        let mut options = rust_rocksdb::Options::default();
+        options.create_missing_column_families(true);
+        options
+    };
+    let path = dir.path().join("log");
+    let families = rust_rocksdb::DB::list_cf(&options, &path).unwrap();
+    let mut db = rust_rocksdb::DB::open_cf(&options, &path, families).unwrap();
+    let meta = db.cf_handle("meta").unwrap();
+    db.put_cf(meta, [1], 77_u32.to_be_bytes()).unwrap();
+    db.flush_cf(meta).unwrap();
+    drop(db);
+    let error = Log::open(small(dir.path())).unwrap_err();
+    assert!(matches!(error, LogError::UnknownFormat { found: 77, known: 1, .. }), "{error}");
+
+    db = rust_rocksdb::DB::open_cf(&options, &path, rust_rocksdb::DB::list_cf(&options, &path).unwrap()).unwrap();
+    let meta = db.cf_handle("meta").unwrap();
+    db.put_cf(meta, [1], 1_u32.to_be_bytes()).unwrap();
+    db.create_cf("something-else", &options).unwrap();
+    drop(db);
+    assert!(matches!(Log::open(small(dir.path())).unwrap_err(), LogError::DamagedRecord { .. }));
+}
+
+#[test]
+fn a_directory_of_another_user_or_without_permission_is_refused_with_a_remedy() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    let root = std::fs::metadata("/proc/self").map(|us| std::os::unix::fs::MetadataExt::uid(&us) == 0).unwrap();
+    if root {
+        // Only root can give a directory away.
+        std::os::unix::fs::chown(&data, Some(1), None).unwrap();
+        let error = Log::open(small(&data)).unwrap_err();
+        assert!(matches!(&error, LogError::NotOwner { owner, us, .. } if owner == "daemon" && us == "root"), "{error}");
+        assert!(error.to_string().contains("run dbstreamd as daemon"));
+    } else {
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o500)).unwrap();
+        assert!(matches!(Log::open(small(&data)).unwrap_err(), LogError::Io { .. }));
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
