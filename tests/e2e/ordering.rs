@@ -46,7 +46,7 @@ fn a_rolled_back_transaction_and_a_rolled_back_savepoint_leave_nothing() {
 }
 
 /// Waits until the only stream's visible offset reaches `offset`.
-pub fn wait_visible(daemon: &Daemon, offset: u64) {
+pub(crate) fn wait_visible(daemon: &Daemon, offset: u64) {
     eventually(&format!("offset {offset} is visible"), || {
         let visible = daemon.streams()[0]["visible_offset"].as_u64()?;
         (visible >= offset).then_some(())

@@ -11,15 +11,15 @@ use tempfile::TempDir;
 use super::{binary, eventually, http};
 
 /// A command that ended.
-pub struct Finished {
-    pub status: ExitStatus,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Finished {
     /// The lines on stderr that are the command's own verdict.
-    pub fn error_line(&self) -> &str {
+    pub(crate) fn error_line(&self) -> &str {
         let mut lines = self.stderr.lines().filter(|line| line.starts_with("error:"));
         let line = lines.next().unwrap_or_else(|| panic!("no error line on stderr: {}", self.stderr));
         assert_eq!(lines.next(), None, "more than one error line: {}", self.stderr);
@@ -28,10 +28,10 @@ impl Finished {
 }
 
 /// `dbstreamd` with arguments, in an environment that holds nothing of the developer's.
-pub struct Command(std::process::Command);
+pub(crate) struct Command(std::process::Command);
 
 impl Command {
-    pub fn new(args: &[&str]) -> Self {
+    pub(crate) fn new(args: &[&str]) -> Self {
         let mut command = std::process::Command::new(binary());
         command.args(args).env_clear().stdin(Stdio::null());
         for kept in ["PATH", "HOME", "TMPDIR", "LANG"] {
@@ -42,38 +42,38 @@ impl Command {
         Self(command)
     }
 
-    pub fn env(mut self, key: &str, value: &str) -> Self {
+    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
         self.0.env(key, value);
         self
     }
 
-    pub fn current_dir(mut self, dir: &Path) -> Self {
+    pub(crate) fn current_dir(mut self, dir: &Path) -> Self {
         self.0.current_dir(dir);
         self
     }
 
     /// Runs to the end.
-    pub fn run(mut self) -> Finished {
+    pub(crate) fn run(mut self) -> Finished {
         let output = self.0.output().expect("the binary runs");
         let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
         Finished { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    pub fn spawn(mut self) -> Child {
+    pub(crate) fn spawn(mut self) -> Child {
         self.0.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs")
     }
 }
 
 /// Runs `dbstreamd` with these arguments to its end.
-pub fn run(args: &[&str]) -> Finished {
+pub(crate) fn run(args: &[&str]) -> Finished {
     Command::new(args).run()
 }
 
 /// A running `dbstreamd serve`; killed when dropped.
-pub struct Daemon {
+pub(crate) struct Daemon {
     child: Option<Child>,
-    pub grpc: String,
-    pub http: String,
+    pub(crate) grpc: String,
+    pub(crate) http: String,
     dir: PathBuf,
     stderr: PathBuf,
     _own_dir: Option<TempDir>,
@@ -81,7 +81,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Serves these sources from a data directory of its own, and waits until all of them stream.
-    pub fn serving(sources: &[&str]) -> Self {
+    pub(crate) fn serving(sources: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("data");
         let mut daemon = Self::start(sources, &path);
@@ -91,18 +91,18 @@ impl Daemon {
     }
 
     /// Starts on this data directory; does not wait for the sources.
-    pub fn start(sources: &[&str], dir: &Path) -> Self {
+    pub(crate) fn start(sources: &[&str], dir: &Path) -> Self {
         let args: Vec<String> = sources.iter().flat_map(|url| ["--source".into(), (*url).into()]).collect();
         Self::start_with(&args, dir)
     }
 
     /// Starts with these extra arguments on this data directory, on free ports.
-    pub fn start_with(extra: &[String], dir: &Path) -> Self {
+    pub(crate) fn start_with(extra: &[String], dir: &Path) -> Self {
         Self::spawn(extra, dir, free_address(), free_address())
     }
 
     /// Starts on the addresses of a daemon that was stopped.
-    pub fn start_at(sources: &[&str], dir: &Path, grpc: &str, http: &str) -> Self {
+    pub(crate) fn start_at(sources: &[&str], dir: &Path, grpc: &str, http: &str) -> Self {
         let args: Vec<String> = sources.iter().flat_map(|url| ["--source".into(), (*url).into()]).collect();
         Self::spawn(&args, dir, grpc.to_owned(), http.to_owned())
     }
@@ -130,34 +130,34 @@ impl Daemon {
         }
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// What the daemon said so far.
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap_or_default()
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
     }
 
     /// `/health` as JSON, whatever the status code.
-    pub fn health(&self) -> Value {
+    pub(crate) fn health(&self) -> Value {
         let (_, body) = http::get(&self.http, "/health").expect("an answer");
         serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error} in {body}"))
     }
 
     /// The streams of `/v1/streams`.
-    pub fn streams(&self) -> Vec<Value> {
+    pub(crate) fn streams(&self) -> Vec<Value> {
         let (_, body) = http::get(&self.http, "/v1/streams").expect("an answer");
         let answer: Value = serde_json::from_str(&body).expect("JSON");
         answer["streams"].as_array().expect("a list of streams").clone()
     }
 
     /// Waits until every stream streams.
-    pub fn wait_streaming(&self) {
+    pub(crate) fn wait_streaming(&self) {
         eventually(&format!("all streams are STREAMING: {}", self.stderr()), || {
             self.assert_alive();
             let streams = self.streams();
@@ -166,7 +166,7 @@ impl Daemon {
     }
 
     /// Waits until the only stream is FAILED and gives the error's text.
-    pub fn wait_failed(&self) -> String {
+    pub(crate) fn wait_failed(&self) -> String {
         eventually("a stream is FAILED", || {
             self.assert_alive();
             let streams = self.streams();
@@ -176,7 +176,7 @@ impl Daemon {
     }
 
     /// `kill -9`.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it can be killed");
             child.wait().expect("it can be waited for");
@@ -184,7 +184,7 @@ impl Daemon {
     }
 
     /// SIGTERM, then waits for the end.
-    pub fn stop(&mut self) -> ExitStatus {
+    pub(crate) fn stop(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
         let killed = std::process::Command::new("kill").arg(child.id().to_string()).status();
         assert!(killed.expect("kill runs").success());
@@ -192,24 +192,24 @@ impl Daemon {
     }
 
     /// Peak resident memory in bytes.
-    pub fn peak_rss(&self) -> u64 {
+    pub(crate) fn peak_rss(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
         let kilobytes: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");
         kilobytes * 1024
     }
 
-    pub fn server_url(&self) -> String {
+    pub(crate) fn server_url(&self) -> String {
         format!("http://{}", self.grpc)
     }
 
     /// `dbstreamd tail --format json --server …` with these further arguments, to its end.
-    pub fn tail(&self, args: &[&str]) -> Vec<Value> {
+    pub(crate) fn tail(&self, args: &[&str]) -> Vec<Value> {
         tail_json(&self.server_url(), args)
     }
 
     /// Everything from the beginning to the visible end.
-    pub fn everything(&self, stream: &str) -> Vec<Value> {
+    pub(crate) fn everything(&self, stream: &str) -> Vec<Value> {
         self.tail(&[stream, "--from", "earliest", "--until-caught-up"])
     }
 }
@@ -225,7 +225,7 @@ impl Drop for Daemon {
 }
 
 /// Runs `dbstreamd tail` to its end and parses its lines.
-pub fn tail_json(server: &str, args: &[&str]) -> Vec<Value> {
+pub(crate) fn tail_json(server: &str, args: &[&str]) -> Vec<Value> {
     let mut child = Command::new(&[&["tail", "--server", server, "--format", "json"], args].concat()).spawn();
     let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
     let lines: Vec<Value> = stdout
@@ -243,7 +243,7 @@ pub fn tail_json(server: &str, args: &[&str]) -> Vec<Value> {
 }
 
 /// An address that was free a moment ago.
-pub fn free_address() -> String {
+pub(crate) fn free_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("an address").to_string()
 }

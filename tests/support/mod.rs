@@ -1,21 +1,21 @@
 //! What the tests share: a server, a daemon, a tail, and waiting for a condition.
 
-pub mod daemon;
-pub mod http;
-pub mod workload;
+pub(crate) mod daemon;
+pub(crate) mod http;
+pub(crate) mod workload;
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use dbstreamd_throwaway::Cluster;
 
-pub use daemon::{Command, Daemon, Finished, tail_json};
+pub(crate) use daemon::{Command, Daemon, Finished, tail_json};
 
 /// Longest wait for anything; long, because a loaded machine is slow, and never reached by a test that passes.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until `probe` gives a value; panics with `what` when it never does.
-pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = probe() {
@@ -27,19 +27,19 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A server of its own, for tests that stop it or change its settings.
-pub fn cluster() -> Cluster {
+pub(crate) fn cluster() -> Cluster {
     Cluster::start().expect("a throwaway PostgreSQL")
 }
 
 /// A fresh database in `cluster`, its statements run.
-pub fn database(cluster: &Cluster, name: &str, sql: &str) -> String {
+pub(crate) fn database(cluster: &Cluster, name: &str, sql: &str) -> String {
     cluster.create_database(name).expect("a database");
     cluster.psql(name, sql).expect("the schema");
     cluster.url(name)
 }
 
 /// The path of the daemon under test.
-pub fn binary() -> &'static str {
+pub(crate) fn binary() -> &'static str {
     static PATH: OnceLock<&str> = OnceLock::new();
     PATH.get_or_init(|| env!("CARGO_BIN_EXE_dbstreamd"))
 }

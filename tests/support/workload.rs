@@ -6,13 +6,13 @@ use dbstreamd_throwaway::Cluster;
 use serde_json::Value;
 
 /// The table every writer writes to.
-pub const SCHEMA: &str = "
+pub(crate) const SCHEMA: &str = "
     CREATE TABLE ledger (id bigserial PRIMARY KEY, writer int NOT NULL, seq int NOT NULL, size int NOT NULL, note text);
     CREATE TABLE counter (writer int PRIMARY KEY, value int NOT NULL);";
 
 /// Writes `transactions` transactions of 1 to 4 rows each as writer `writer`, the sequence starting at `first`.
 /// Every transaction also updates the writer's counter, and every fifth one is rolled back.
-pub fn write(cluster: &Cluster, database: &str, writer: u32, first: u32, transactions: u32) {
+pub(crate) fn write(cluster: &Cluster, database: &str, writer: u32, first: u32, transactions: u32) {
     let mut sql = format!("INSERT INTO counter VALUES ({writer}, 0) ON CONFLICT DO NOTHING;\n");
     for seq in first..first + transactions {
         let size = seq % 4 + 1;
@@ -29,7 +29,7 @@ pub fn write(cluster: &Cluster, database: &str, writer: u32, first: u32, transac
 
 /// Checks everything this workload promises: offsets dense, transactions whole and never interleaved, commit LSNs
 /// never decreasing, and of each writer exactly the transactions `1..=expected`, in order.
-pub fn check(events: &[Value], writers: u32, expected: u32) {
+pub(crate) fn check(events: &[Value], writers: u32, expected: u32) {
     let mut seen: BTreeMap<u32, u32> = BTreeMap::new();
     let mut rows: Vec<&Value> = Vec::new();
     let (mut offset, mut lsn, mut ordinal) = (0, 0, 0);
