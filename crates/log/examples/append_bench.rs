@@ -2,6 +2,12 @@
 //!
 //! `cargo run --release -p dbstreamd-log --example append_bench -- [DIR] [EVENTS]`
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    reason = "counts of a benchmark; the index is a remainder"
+)]
+
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
@@ -68,7 +74,7 @@ async fn append(log: &Log, stream: dbstreamd_model::StreamId, unit: usize, event
     let (mut body, mut total, mut unread) = (Vec::new(), 0, 0);
     let mut lsn = 0;
     for n in 0..events {
-        if n % unit == 0 {
+        if n.is_multiple_of(unit) {
             lsn += 200;
             let commit_time = Timestamp(1_700_000_000_000_000 + n as i64 * 7);
             appender.begin_unit(UnitHead { commit_lsn: Lsn(lsn), commit_time, xid: (n / unit) as u32 });
@@ -77,7 +83,7 @@ async fn append(log: &Log, stream: dbstreamd_model::StreamId, unit: usize, event
         appender.append(Op::Insert, Some(schema), &body);
         total += body.len();
         unread += body.len();
-        if (n + 1) % unit == 0 || n + 1 == events {
+        if (n + 1).is_multiple_of(unit) || n + 1 == events {
             lsn += 48;
             appender.end_unit(Lsn(lsn));
         }

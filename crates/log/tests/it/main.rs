@@ -1,5 +1,14 @@
 //! The log on a real disk: one binary, so that RocksDB is linked once.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test that meets the unexpected shall fail there"
+)]
+
 mod consumers;
 mod crash;
 mod damage;
