@@ -26,7 +26,7 @@ fn body(offset: u64) -> Vec<u8> {
 
 /// A unit that starts at `first`: its length, mostly small and sometimes far larger than a chunk.
 fn length(first: u64) -> u64 {
-    if first % 97 == 0 { 400 } else { 1 + first % 7 }
+    if first.is_multiple_of(97) { 400 } else { 1 + first % 7 }
 }
 
 fn unit(appender: &mut Appender, first: u64, schema: dbstreamd_model::SchemaId) -> u64 {
