@@ -12,11 +12,13 @@ pub(super) async fn connect(server: &str) -> Result<Client, CliError> {
     proto::connect(server).await.map_err(|error| no_daemon(server, &error))
 }
 
+/// The first cause: what stands above it only says that something failed.
+fn root<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    std::iter::successors(Some(error), |&error| error.source()).last().unwrap_or(error)
+}
+
 fn no_daemon(server: &str, error: &tonic::transport::Error) -> CliError {
-    let mut cause: &dyn Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
+    let cause = root(error);
     CliError::Failed(format!(
         "no dbstreamd answers at {server} ({cause}). Start one with `dbstreamd serve`, or name its gRPC address with --server"
     ))
@@ -38,9 +40,12 @@ pub(super) fn refused(server: &str, status: &Status) -> CliError {
         Code::Unimplemented => CliError::Failed(format!(
             "what answers at {server} is no dbstreamd, or another version of it ({message}). Name a dbstreamd's gRPC address with --server"
         )),
-        _ if is_disconnect(status) => CliError::Failed(format!(
-            "the connection to the daemon at {server} broke ({message}). Is it still running, and is this its gRPC address?"
-        )),
+        _ if is_disconnect(status) => {
+            let cause = status.source().map_or_else(|| message.to_owned(), |source| root(source).to_string());
+            CliError::Failed(format!(
+                "the connection to the daemon at {server} broke ({cause}). Is it still running, and is this its gRPC address?"
+            ))
+        }
         _ => CliError::Failed(message.to_owned()),
     }
 }

@@ -53,19 +53,26 @@ fn row(stream: &Stream) -> Vec<(Paint, String)> {
         0 => "never".to_owned(),
         commit => format!("{} ago", age_text(Timestamp::now().0.saturating_sub(commit))),
     };
-    // How much of its WAL the source still keeps for us.
-    let behind = stream.source_lsn.saturating_sub(stream.confirmed_through_lsn);
+    let (confirmed, behind) = match behind(stream) {
+        Some(behind) => (Lsn(stream.confirmed_through_lsn).to_string(), bytes_text(behind)),
+        None => ("nothing".to_owned(), "–".to_owned()),
+    };
     vec![
         (Paint::Bold, stream.name.clone()),
         (state, state_name(stream.state()).to_owned()),
         (Paint::Plain, stream.epoch.to_string()),
         (Paint::Plain, offsets),
         (Paint::Plain, last_commit),
-        (Paint::Plain, Lsn(stream.confirmed_through_lsn).to_string()),
-        (Paint::Plain, bytes_text(behind)),
+        (Paint::Plain, confirmed),
+        (Paint::Plain, behind),
         (Paint::Plain, bytes_text(stream.log_bytes)),
         (Paint::Dim, stream.slot.clone()),
     ]
+}
+
+/// How much of its WAL the source still keeps for us; none before anything was confirmed.
+fn behind(stream: &Stream) -> Option<u64> {
+    (stream.confirmed_through_lsn > 0).then(|| stream.source_lsn.saturating_sub(stream.confirmed_through_lsn))
 }
 
 /// A stream with the names that `/v1/streams` uses.
@@ -82,7 +89,7 @@ fn document(stream: &Stream) -> Value {
         "confirmed_through_lsn": Lsn(stream.confirmed_through_lsn).to_string(),
         "received_lsn": Lsn(stream.received_lsn).to_string(),
         "source_lsn": Lsn(stream.source_lsn).to_string(),
-        "lag_bytes": stream.source_lsn.saturating_sub(stream.confirmed_through_lsn),
+        "lag_bytes": behind(stream),
         "visible_commit_time": rfc3339(stream.visible_commit_time_us),
         "log_bytes": stream.log_bytes,
         "reconnects": stream.reconnects,

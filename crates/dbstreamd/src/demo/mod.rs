@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::cli::{CliError, DemoArguments, Signals};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, LoggingConfig, Overrides};
 use crate::proto::subscribe_request::Request;
 use crate::proto::subscribe_response::Response;
 use crate::proto::{
@@ -46,6 +46,10 @@ const REDRAW: Duration = Duration::from_millis(100);
 
 /// Runs the demo; the error says whether it failed or was interrupted.
 pub(crate) async fn run(arguments: &DemoArguments) -> Result<(), CliError> {
+    if std::env::var_os("DBSTREAMD_LOG").is_some() {
+        // The daemon's own log lines would spoil the screen, so they come only when asked for.
+        crate::telemetry::init(&LoggingConfig::default()).map_err(|error| CliError::failed(&error))?;
+    }
     let mut signals = Signals::listen()?;
     let mut screen = Screen::new(arguments);
     screen.line("Starting a throwaway PostgreSQL in a temporary folder …")?;
