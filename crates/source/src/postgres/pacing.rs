@@ -26,7 +26,8 @@ const UNIX_READ_BYTES_MAX: usize = 32 * 1024;
 
 const PAUSE_FIRST: Duration = Duration::from_micros(200);
 const PAUSE_MIN: Duration = Duration::from_micros(50);
-const PAUSE_MAX: Duration = Duration::from_micros(1500);
+/// Longer ones were measured to end up, from one run to the next, in two very different states.
+const PAUSE_MAX: Duration = Duration::from_micros(500);
 
 /// One read, as seen from outside.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +46,6 @@ pub(crate) struct Pacer {
     /// The pause that suited the last stretch of catching up.
     level: Duration,
     catching_up: bool,
-    /// The first read after a pause, when a second one must follow at once.
-    first: Option<ReadSeen>,
     window_reads: u32,
     window_bytes: usize,
     window_elapsed: Duration,
@@ -71,7 +70,6 @@ impl Pacer {
         Self {
             level: PAUSE_FIRST,
             catching_up: false,
-            first: None,
             window_reads: 0,
             window_bytes: 0,
             window_elapsed: Duration::ZERO,
@@ -82,12 +80,7 @@ impl Pacer {
 
     /// How long to wait before the next read; none: read at once.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        (self.catching_up && self.first.is_none()).then_some(self.level)
-    }
-
-    /// Whether the next [`ReadSeen`] should know its segments.
-    pub(crate) fn counts_segments(&self) -> bool {
-        self.catching_up
+        self.catching_up.then_some(self.level)
     }
 
     /// Learns from a read.
@@ -117,19 +110,7 @@ impl Pacer {
         self.window_elapsed = Duration::ZERO;
     }
 
-    /// Until it gets acknowledgements, which come with our reads, a sender may have only its congestion window under way:
-    /// after a pause often ten segments of one message each. The rest has gathered behind them, and comes in large
-    /// segments the moment the first read acknowledges. So a meagre read after a pause is followed by one without, and
-    /// both count as one.
     fn steer(&mut self, seen: ReadSeen) {
-        let seen = match self.first.take() {
-            Some(first) => first.and(seen),
-            None if seen.segments.is_some() && seen.bytes < self.read_min / 4 => {
-                self.first = Some(seen);
-                return;
-            }
-            None => seen,
-        };
         if (seen.bytes as u128) * 1000 < (BYTES_PER_MILLISECOND_MIN as u128) * seen.elapsed.as_micros() {
             self.catching_up = false;
             return;
@@ -140,16 +121,6 @@ impl Pacer {
             self.level = self.level.mul_f64(0.8).max(PAUSE_MIN);
         } else if seen.bytes < self.read_min || small_segments {
             self.level = self.level.mul_f64(1.25).min(PAUSE_MAX);
-        }
-    }
-}
-
-impl ReadSeen {
-    fn and(self, next: Self) -> Self {
-        Self {
-            bytes: self.bytes + next.bytes,
-            segments: self.segments.zip(next.segments).map(|(a, b)| a.wrapping_add(b)),
-            elapsed: self.elapsed + next.elapsed,
         }
     }
 }

@@ -200,14 +200,14 @@ impl WalReader {
         self.last_read = now;
         // Only while pausing do segments say something; an eager reader is spared the system call.
         let mut segments = None;
-        if pacer.counts_segments() {
+        if pacer.pause().is_some() {
             let count = self.tcp_descriptor.and_then(tcp_data_segments);
             segments = count.zip(self.segments).map(|(count, before)| count.wrapping_sub(before));
             self.segments = count;
         }
-        let counted = pacer.counts_segments();
+        let was_pausing = pacer.pause().is_some();
         pacer.observe(ReadSeen { bytes, segments, elapsed });
-        if pacer.counts_segments() && !counted {
+        if pacer.pause().is_some() && !was_pausing {
             self.segments = self.tcp_descriptor.and_then(tcp_data_segments);
         }
         self.wake_at = pacer.pause().map(|pause| now + pause);
