@@ -20,21 +20,16 @@ pub(crate) struct Binaries {
 impl Binaries {
     /// The programs in `chosen`, or, without it, in the first place that has them.
     pub(crate) fn find(chosen: Option<&Path>) -> Result<Self, ThrowawayError> {
-        let folders = match (chosen, std::env::var_os(VARIABLE)) {
-            (Some(folder), _) => vec![folder.to_owned()],
-            (None, Some(folder)) => vec![PathBuf::from(folder)],
-            (None, None) => {
-                let path = std::env::var_os("PATH").unwrap_or_default();
-                debian_folders().into_iter().chain(std::env::split_paths(&path)).collect()
-            }
-        };
-        folders.iter().find_map(|folder| Self::in_folder(folder)).ok_or_else(|| {
-            let mut names: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
-            if chosen.is_none() && !names.iter().any(|name| name.starts_with(DEBIAN)) {
-                names.insert(0, format!("{DEBIAN}/*/bin"));
-            }
-            ThrowawayError::NotInstalled { looked_in: names.join(", ") }
-        })
+        if let Some(folder) = chosen.map(PathBuf::from).or_else(|| std::env::var_os(VARIABLE).map(PathBuf::from)) {
+            let missing = || ThrowawayError::NotInstalled { looked_in: folder.display().to_string() };
+            return Self::in_folder(&folder).ok_or_else(missing);
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        debian_folders()
+            .into_iter()
+            .chain(std::env::split_paths(&path))
+            .find_map(|folder| Self::in_folder(&folder))
+            .ok_or_else(|| ThrowawayError::NotInstalled { looked_in: format!("{DEBIAN}/*/bin and on PATH") })
     }
 
     fn in_folder(folder: &Path) -> Option<Self> {

@@ -13,6 +13,8 @@ use crate::proto;
 const LINES_PER_SECOND: f64 = 24.0;
 /// How many lines may come at once after a pause.
 const LINES_BURST: f64 = 36.0;
+/// Once changes are hidden, how many lines must be allowed again before any is shown: runs read better than crumbs.
+const LINES_RESUME: f64 = 12.0;
 
 /// The demo's output.
 pub(super) struct Screen {
@@ -84,7 +86,7 @@ impl Screen {
             let now = Instant::now();
             let earned = now.duration_since(self.budget_at).as_secs_f64() * LINES_PER_SECOND;
             (self.budget, self.budget_at) = ((self.budget + earned).min(LINES_BURST), now);
-            self.showing = self.budget >= 1.0;
+            self.showing = self.budget >= if self.showing { 1.0 } else { LINES_RESUME };
         }
         if !self.showing {
             self.hidden += 1;
@@ -168,7 +170,10 @@ impl Screen {
         let rows = [
             ("transactions", format!("{:<10} {}", count_text(totals.transactions), per_second(totals.transactions))),
             ("events", format!("{:<10} {}", count_text(totals.events), per_second(totals.events))),
-            ("commit to receive", format!("{}  (both databases' fsync included)", percentiles(&totals.from_commit))),
+            (
+                "commit to receive",
+                format!("{}  (PostgreSQL's fsync and ours included)", percentiles(&totals.from_commit)),
+            ),
             ("commit return to receive", percentiles(&totals.from_return)),
             ("log on disk", bytes_text(*log_bytes)),
         ];
