@@ -231,3 +231,41 @@ fn read<T>(what: &str, bytes: &[u8], fields: impl FnOnce(&mut Input<'_>) -> Opti
     let value = fields(&mut input).ok_or_else(|| damaged("its fields do not fit"))?;
     if input.0.is_empty() { Ok(value) } else { Err(damaged("it is too long")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Comes back from its bytes, and from no cut, extension or other version of them.
+    fn check<T: PartialEq + std::fmt::Debug>(value: &T, bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, LogError>) {
+        assert_eq!(&decode(bytes).unwrap(), value);
+        (0..bytes.len()).for_each(|cut| assert!(decode(&bytes[..cut]).is_err()));
+        assert!(decode(&[bytes, &[0]].concat()).is_err());
+        assert!(decode(&[&[2], &bytes[1..]].concat()).is_err());
+    }
+
+    #[test]
+    fn every_record_comes_back_whole_or_not_at_all() {
+        let time = Timestamp(-5);
+        let state = StreamState {
+            durable: Offset(9),
+            visible: Offset(7),
+            visible_lsn: Lsn(u64::MAX),
+            visible_commit_time: time,
+            confirmed_through: Lsn(3),
+            bytes: 11,
+            ..StreamState::NEW
+        };
+        check(&state, &state.encode(), StreamState::decode);
+        let impossible = StreamState { visible: Offset(10), ..state };
+        assert!(StreamState::decode(&impossible.encode()).is_err(), "visible is never above durable");
+        let committed = Committed { offset: Offset(4), at: time };
+        check(&committed, &committed.encode(), Committed::decode);
+        let partition = Partition { created_at: time, dropping: true };
+        check(&partition, &partition.encode(), Partition::decode);
+        let entry = Entry { first_offset: Offset(1), lsn_before: Lsn(2), commit_time_before: time, bytes_before: 3 };
+        check(&entry, &entry.encode(), Entry::decode);
+        let trim = Trim { point: Offset(1), lsn: Lsn(2), commit_time: time };
+        check(&trim, &trim.encode(), Trim::decode);
+    }
+}

@@ -50,7 +50,7 @@ impl Writer {
     fn remove(&mut self, seq: PartitionSeq) -> Result<bool, LogError> {
         let mut trims = Vec::new();
         for slot in self.streams.values().filter(|slot| slot.lies_in(seq)) {
-            let Some(trim) = self.trim_past(slot, seq)? else { return Ok(false) };
+            let Some(trim) = self.trim_past(slot, seq) else { return Ok(false) };
             trims.push((Arc::clone(&slot.stream), trim));
         }
         let created_at = self.partitions.all().next().map(|(_, kept)| kept.created_at).unwrap_or_default();
@@ -86,24 +86,24 @@ impl Writer {
 
     /// How far a stream is trimmed when `seq` goes: to the end of what lies in it, and to the end of the unit that
     /// goes on in the next partition, since nobody may start in its middle. None while that unit has no end.
-    fn trim_past(&self, slot: &Slot, seq: PartitionSeq) -> Result<Option<Trim>, LogError> {
+    fn trim_past(&self, slot: &Slot, seq: PartitionSeq) -> Option<Trim> {
         let state = &slot.state;
         let layout = slot.stream.layout.read();
         let next = layout.directory.iter().find(|(other, _)| *other > seq).map(|(_, entry)| *entry);
         drop(layout);
         let Some(next) = next else {
             let all = Trim { point: state.visible, lsn: state.visible_lsn, commit_time: state.commit_time_max };
-            return Ok((state.durable == state.visible).then_some(all));
+            return (state.durable == state.visible).then_some(all);
         };
-        if next.first_offset > state.visible {
-            let point = next.first_offset.previous();
-            let trim = Trim { point, lsn: next.lsn_before, commit_time: next.commit_time_before };
-            return Ok((point <= state.visible).then_some(trim));
+        let point = next.first_offset.previous();
+        let mut trim = Trim { point, lsn: next.lsn_before, commit_time: next.commit_time_before };
+        if point > state.visible {
+            return None;
         }
-        let mut trim =
-            Trim { point: next.first_offset.previous(), lsn: next.lsn_before, commit_time: next.commit_time_before };
-        loop {
-            let chunk = read::chunk_at(&self.store, &slot.stream, trim.point.next(), state.visible)?;
+        while trim.point < state.visible {
+            // A chunk that cannot be read is reported where it is read, and must not keep the log from writing: then
+            // the trim point stays at the partition's border.
+            let Ok(chunk) = read::chunk_at(&self.store, &slot.stream, trim.point.next(), state.visible) else { break };
             let Some(unit) = chunk.units.first().filter(|unit| unit.first_ordinal > 0) else { break };
             trim.point = chunk.first_offset.advance(u64::from(unit.events)).previous();
             if unit.finished {
@@ -111,7 +111,7 @@ impl Writer {
                 break;
             }
         }
-        Ok(Some(trim))
+        Some(trim)
     }
 }
 
