@@ -19,7 +19,7 @@ use super::error::{PgError, one_line};
 use super::feedback::FeedbackWriter;
 use super::kernel::{PreciseTimer, tcp_data_segments};
 use super::pacing::{Pacer, ReadSeen};
-use super::socket::{ReadSide, Stream};
+use super::socket::ReadSide;
 use super::wire::{HEADER_BYTES, Wire, header, server_error};
 
 /// The read buffer: several paced reads.
@@ -83,16 +83,14 @@ impl WalReader {
     pub(super) fn start(wire: Wire) -> Result<(Self, FeedbackWriter), PgError> {
         let Wire { stream, input, .. } = wire;
         let tcp_descriptor = stream.tcp_descriptor();
-        let pacer = match &stream {
-            Stream::Unix(_) => Pacer::unix(),
-            Stream::Tcp(_) | Stream::Tls(_) => Pacer::tcp(stream.receive_buffer_bytes().unwrap_or(BUFFER_BYTES)),
-        };
+        // Pausing does nothing for a Unix socket, see there.
+        let pacer = tcp_descriptor.map(|_| Pacer::tcp(stream.receive_buffer_bytes().unwrap_or(BUFFER_BYTES)));
         let (read, write) = stream.split();
         let reader = Self {
             socket: read,
             input,
             ended: None,
-            pacer: Some(pacer),
+            pacer,
             timer: None,
             wake_at: None,
             last_read: Instant::now(),
