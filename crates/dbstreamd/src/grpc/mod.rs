@@ -9,7 +9,7 @@ mod health;
 mod outbox;
 mod preface;
 pub(crate) mod start;
-mod status;
+pub(crate) mod status;
 mod subscribe;
 pub(crate) mod wire;
 

@@ -23,7 +23,7 @@ impl From<FilterError> for Status {
 
 /// The status for an error of the log.
 pub(super) fn from_log(error: &LogError) -> Status {
-    let text = error.to_string();
+    let text = start_error(error);
     match error {
         LogError::OffsetTrimmed { .. }
         | LogError::OffsetPastEnd { .. }
@@ -34,5 +34,20 @@ pub(super) fn from_log(error: &LogError) -> Status {
         LogError::Damaged { .. } | LogError::DamagedRecord { .. } => Status::data_loss(text),
         LogError::Stopped(_) | LogError::Closed => Status::unavailable(text),
         _ => Status::internal(text),
+    }
+}
+
+/// The log's error in the contract's words: there the trim point is the lowest offset that can still be read.
+pub(crate) fn start_error(error: &LogError) -> String {
+    match error {
+        LogError::OffsetTrimmed { requested, trim_point } => format!(
+            "offset {requested} was removed by retention: the trim point, the lowest offset that can still be read, is {}; start there or at earliest",
+            trim_point.next()
+        ),
+        LogError::OffsetPastEnd { requested, end } => format!(
+            "offset {requested} is past the end of the stream: the newest event is {} and the next will be {end}; start at latest to wait for it",
+            end.previous()
+        ),
+        other => other.to_string(),
     }
 }

@@ -21,6 +21,7 @@ use super::{Shared, problem, streams};
 use crate::filter::Filter;
 use crate::grpc::encode::{self, RunBuilder};
 use crate::grpc::start::open_reader;
+use crate::grpc::status::start_error;
 use crate::json::Renderer;
 use crate::{position, proto};
 
@@ -56,7 +57,7 @@ pub(super) async fn follow(
             | LogError::LsnTrimmed { .. }
             | LogError::TimeTrimmed { .. }),
         ) => {
-            return problem(StatusCode::RANGE_NOT_SATISFIABLE, error.to_string());
+            return problem(StatusCode::RANGE_NOT_SATISFIABLE, start_error(&error));
         }
         Err(error) => return streams::log_problem(&error),
     };
