@@ -28,8 +28,8 @@ fn main() -> Result<(), Failure> {
     let events: usize = args.next().map_or(Ok(4_000_000), |text| text.parse())?;
     // Made before the clock runs; far more than a compressor looks back.
     let rows: Vec<Vec<u8>> = (0..ROWS).map(row).collect::<Result<_, _>>()?;
-    println!("| run | events/s | CPU-s per 1M | stored / body bytes | flushes | peak RSS MB |");
-    println!("|---|---|---|---|---|---|");
+    println!("| run | events/s | CPU-s per 1M | stored / body bytes | files / body bytes | flushes | peak RSS MB |");
+    println!("|---|---|---|---|---|---|---|");
     for (name, unit, events) in [("tx of 100", 100, events), ("tx of 1", 1, events / 4), ("one tx", events, events)] {
         let dir = std::path::Path::new(&parent).join(format!("append-bench-{}", std::process::id()));
         let outcome = run(&dir, &rows, name, unit, events);
@@ -49,10 +49,11 @@ fn run(dir: &std::path::Path, rows: &[Vec<u8>], name: &str, unit: usize, events:
     let (elapsed, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
     let millions = events as f64 / 1e6;
     println!(
-        "| {name} | {:.2} M | {:.2} | {:.3} | {} | {} |",
+        "| {name} | {:.2} M | {:.2} | {:.3} | {:.3} | {} | {} |",
         millions / elapsed,
         cpu / millions,
         log.stream_bytes(stream) as f64 / body_bytes as f64,
+        log.disk_bytes() as f64 / body_bytes as f64,
         log.metrics().flushes.get(),
         peak_rss_mb()?
     );

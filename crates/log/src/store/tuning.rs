@@ -35,8 +35,9 @@ impl Tuning {
             memtables,
             // A quarter: one active, one being flushed, and room for the records' own.
             write_buffer_bytes,
-            // As much as two memtables: what the log keeps twice on disk until table files hold it.
-            wal_bytes_max: write_buffer_bytes as u64 * 2,
+            // One memtable's worth: once a table file holds it, what the write-ahead log says is there twice, and only
+            // the records' small memtable still pins it.
+            wal_bytes_max: write_buffer_bytes as u64,
             direct_io,
         }
     }
