@@ -2,30 +2,32 @@
 //!
 //! One binary for all of it. `support/` starts servers and daemons; each module under `e2e/` is one promise.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "tests")]
+
 #[path = "support/mod.rs"]
 mod support;
 
-#[path = "e2e/ordering.rs"]
-mod ordering;
-#[path = "e2e/resuming.rs"]
-mod resuming;
-#[path = "e2e/huge_transaction.rs"]
-mod huge_transaction;
-#[path = "e2e/two_sources.rs"]
-mod two_sources;
-#[path = "e2e/bad_server.rs"]
-mod bad_server;
-#[path = "e2e/bad_slot.rs"]
-mod bad_slot;
 #[path = "e2e/bad_config.rs"]
 mod bad_config;
 #[path = "e2e/bad_data_dir.rs"]
 mod bad_data_dir;
 #[path = "e2e/bad_requests.rs"]
 mod bad_requests;
-#[path = "e2e/values.rs"]
-mod values;
+#[path = "e2e/bad_server.rs"]
+mod bad_server;
+#[path = "e2e/bad_slot.rs"]
+mod bad_slot;
 #[path = "e2e/demo.rs"]
 mod demo;
 #[path = "e2e/foreign_client.rs"]
 mod foreign_client;
+#[path = "e2e/huge_transaction.rs"]
+mod huge_transaction;
+#[path = "e2e/ordering.rs"]
+mod ordering;
+#[path = "e2e/resuming.rs"]
+mod resuming;
+#[path = "e2e/two_sources.rs"]
+mod two_sources;
+#[path = "e2e/values.rs"]
+mod values;

@@ -57,7 +57,9 @@ fn no_source_at_all() {
 
 #[test]
 fn usage_errors_exit_2() {
-    for args in [&["serve", "--nonsense"][..], &["frobnicate"], &["tail", "--from", "yesterday"], &["tail", "--limit", "many"]] {
+    for args in
+        [&["serve", "--nonsense"][..], &["frobnicate"], &["tail", "--from", "yesterday"], &["tail", "--limit", "many"]]
+    {
         assert_eq!(run(args).status.code(), Some(2), "{args:?}");
     }
     assert_eq!(run(&["--help"]).status.code(), Some(0));

@@ -8,7 +8,17 @@ use crate::ordering::wait_visible;
 use crate::support::{Command, Daemon, Finished, cluster, daemon::run, database, eventually};
 
 fn serve(dir: &Path) -> Finished {
-    run(&["serve", "--source", "postgres://127.0.0.1:1/d", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir", dir.to_str().unwrap()])
+    run(&[
+        "serve",
+        "--source",
+        "postgres://127.0.0.1:1/d",
+        "--grpc",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--data-dir",
+        dir.to_str().unwrap(),
+    ])
 }
 
 fn is_root() -> bool {
@@ -30,7 +40,11 @@ fn a_directory_that_belongs_to_somebody_else() {
     }
     let done = serve(&data);
     assert_eq!(done.status.code(), Some(1));
-    assert!(done.error_line().contains(data.to_str().unwrap()) && done.error_line().contains("own"), "{}", done.error_line());
+    assert!(
+        done.error_line().contains(data.to_str().unwrap()) && done.error_line().contains("belongs to"),
+        "{}",
+        done.error_line()
+    );
 }
 
 #[test]
@@ -63,7 +77,15 @@ fn a_flipped_byte_in_a_chunk_is_detected_named_and_never_served() {
     assert!(flipped > 0, "the marker is somewhere in the data directory");
     // RocksDB's own checksums may refuse to open, or ours refuse to serve: never a wrong value.
     let mut child = Command::new(&[
-        "serve", "--source", &url, "--grpc", &daemon.grpc, "--http", &daemon.http, "--data-dir", data.to_str().unwrap(),
+        "serve",
+        "--source",
+        &url,
+        "--grpc",
+        &daemon.grpc,
+        "--http",
+        &daemon.http,
+        "--data-dir",
+        data.to_str().unwrap(),
     ])
     .spawn();
     enum Outcome {
@@ -84,11 +106,25 @@ fn a_flipped_byte_in_a_chunk_is_detected_named_and_never_served() {
             assert!(stderr.to_lowercase().contains("corrupt") || stderr.contains("damaged"), "{stderr}");
         }
         Outcome::Serving => {
-            let tail = run(&["tail", "shop", "--server", &daemon.server_url(), "--from", "earliest", "--until-caught-up", "--format", "json"]);
+            let tail = run(&[
+                "tail",
+                "shop",
+                "--server",
+                &daemon.server_url(),
+                "--from",
+                "earliest",
+                "--until-caught-up",
+                "--format",
+                "json",
+            ]);
             child.kill().unwrap();
             child.wait().unwrap();
             assert_eq!(tail.status.code(), Some(1), "a damaged chunk was served: {}", tail.stdout);
-            assert!(tail.error_line().contains("damaged") || tail.error_line().contains("corrupt"), "{}", tail.error_line());
+            assert!(
+                tail.error_line().contains("damaged") || tail.error_line().contains("corrupt"),
+                "{}",
+                tail.error_line()
+            );
             assert_eq!(tail.stdout, "");
         }
     }

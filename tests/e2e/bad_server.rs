@@ -73,7 +73,8 @@ fn a_pattern_that_matches_nothing() {
     let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY)");
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("dbstreamd.toml");
-    std::fs::write(&config, format!("[[source]]\nname = \"shop\"\nurl = \"{url}\"\ntables = [\"public.nothing\"]\n")).unwrap();
+    std::fs::write(&config, format!("[[source]]\nname = \"shop\"\nurl = \"{url}\"\ntables = [\"public.nothing\"]\n"))
+        .unwrap();
     let config = config.to_str().unwrap();
     let check = run(&["check", "--config", config]);
     assert_eq!(check.status.code(), Some(1));
@@ -85,11 +86,16 @@ fn a_pattern_that_matches_nothing() {
 #[test]
 fn a_publication_with_other_tables() {
     let cluster = cluster();
-    let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY);
-        CREATE PUBLICATION dbstreamd_shop FOR TABLE t, other");
+    let url = database(
+        &cluster,
+        "shop",
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY);
+        CREATE PUBLICATION dbstreamd_shop FOR TABLE t, other",
+    );
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("dbstreamd.toml");
-    std::fs::write(&config, format!("[[source]]\nname = \"shop\"\nurl = \"{url}\"\ntables = [\"public.t\"]\n")).unwrap();
+    std::fs::write(&config, format!("[[source]]\nname = \"shop\"\nurl = \"{url}\"\ntables = [\"public.t\"]\n"))
+        .unwrap();
     let daemon = Daemon::start_with(&["--config".into(), config.to_str().unwrap().into()], &dir.path().join("data"));
     let reason = daemon.wait_failed();
     assert!(reason.contains("dbstreamd_shop") && reason.contains("public.other"), "{reason}");

@@ -51,7 +51,14 @@ fn a_physical_slot_of_that_name() {
 fn a_slot_held_by_somebody_else_names_the_pid_and_is_taken_once_it_is_free() {
     let cluster = cluster();
     let url = shop(&cluster);
-    cluster.psql("shop", &format!("CREATE PUBLICATION {SLOT} FOR TABLE t; SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')")).unwrap();
+    cluster
+        .psql(
+            "shop",
+            &format!(
+                "CREATE PUBLICATION {SLOT} FOR TABLE t; SELECT pg_create_logical_replication_slot('{SLOT}', 'pgoutput')"
+            ),
+        )
+        .unwrap();
     let mut holder = Receiver::start(&url, SLOT);
     let active = || {
         let pid = cluster.psql("shop", "SELECT active_pid FROM pg_replication_slots WHERE active").unwrap();
@@ -85,7 +92,11 @@ fn a_slot_that_moved_on_without_us_is_a_gap_and_nothing_is_spliced() {
     let reason = daemon.wait_failed();
     assert!(reason.contains(SLOT) && reason.contains("lost"), "{reason}");
     cluster.psql("shop", "INSERT INTO t VALUES (3)").unwrap();
-    assert_eq!(daemon.everything("shop").len(), 1, "what was there before the gap can still be read; nothing after it is");
+    assert_eq!(
+        daemon.everything("shop").len(),
+        1,
+        "what was there before the gap can still be read; nothing after it is"
+    );
 }
 
 #[test]
@@ -99,7 +110,9 @@ fn a_slot_that_was_dropped_is_a_gap_too() {
     cluster.psql("shop", "INSERT INTO t VALUES (1)").unwrap();
     wait_visible(&daemon, 1);
     assert!(daemon.stop().success());
-    eventually("the slot is dropped", || cluster.psql("shop", &format!("SELECT pg_drop_replication_slot('{SLOT}')")).ok());
+    eventually("the slot is dropped", || {
+        cluster.psql("shop", &format!("SELECT pg_drop_replication_slot('{SLOT}')")).ok()
+    });
     cluster.psql("shop", "INSERT INTO t VALUES (2)").unwrap();
     let daemon = Daemon::start(&[&url], &data);
     let reason = daemon.wait_failed();

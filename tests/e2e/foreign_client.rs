@@ -9,7 +9,9 @@ use crate::support::{Daemon, cluster, database};
 
 /// A Python with grpcio and grpcio-tools; `make test` sets it up and names it in `DBSTREAMD_PYTHON`.
 fn python() -> PathBuf {
-    std::env::var_os("DBSTREAMD_PYTHON").map(PathBuf::from).expect("DBSTREAMD_PYTHON names a Python with grpcio: run `make test`")
+    std::env::var_os("DBSTREAMD_PYTHON")
+        .map(PathBuf::from)
+        .expect("DBSTREAMD_PYTHON names a Python with grpcio: run `make test`")
 }
 
 #[test]

@@ -12,7 +12,11 @@ const RSS_MAX: u64 = 300 << 20;
 #[test]
 fn a_transaction_of_one_gigabyte_passes_in_bounded_memory_and_arrives_whole() {
     let cluster = cluster();
-    let url = database(&cluster, "shop", "CREATE TABLE big (id int PRIMARY KEY, body text); CREATE TABLE small (id int PRIMARY KEY)");
+    let url = database(
+        &cluster,
+        "shop",
+        "CREATE TABLE big (id int PRIMARY KEY, body text); CREATE TABLE small (id int PRIMARY KEY)",
+    );
     let daemon = Daemon::serving(&[&url]);
     // Text that neither TOAST nor our own compression can shrink to nothing.
     let sql = format!(

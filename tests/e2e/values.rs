@@ -20,8 +20,20 @@ fn every_field_of_the_json_contract_is_there() {
     let object = events[0].as_object().unwrap();
     let fields: Vec<_> = object.keys().map(String::as_str).collect();
     let contract = [
-        "offset", "op", "schema", "table", "before", "after", "unchanged", "commit_lsn", "ordinal", "xid", "commit_time",
-        "epoch", "fingerprint", "last_in_transaction",
+        "offset",
+        "op",
+        "schema",
+        "table",
+        "before",
+        "after",
+        "unchanged",
+        "commit_lsn",
+        "ordinal",
+        "xid",
+        "commit_time",
+        "epoch",
+        "fingerprint",
+        "last_in_transaction",
     ];
     assert_eq!(fields, contract);
     assert_eq!(events[0]["after"], json!({"id": "1", "name": null}));
@@ -87,11 +99,18 @@ fn truncates_and_logical_messages_are_events_in_their_order() {
 #[test]
 fn session_settings_of_the_role_do_not_change_a_single_byte() {
     let cluster = cluster();
-    let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY, d timestamptz, i interval, b bytea, f float8, m money)");
+    let url = database(
+        &cluster,
+        "shop",
+        "CREATE TABLE t (id int PRIMARY KEY, d timestamptz, i interval, b bytea, f float8, m money)",
+    );
     cluster
-        .psql("shop", "ALTER ROLE postgres SET datestyle = 'German'; ALTER ROLE postgres SET timezone = 'Asia/Tokyo';
+        .psql(
+            "shop",
+            "ALTER ROLE postgres SET datestyle = 'German'; ALTER ROLE postgres SET timezone = 'Asia/Tokyo';
             ALTER ROLE postgres SET intervalstyle = 'sql_standard'; ALTER ROLE postgres SET bytea_output = 'escape';
-            ALTER ROLE postgres SET extra_float_digits = 0; ALTER ROLE postgres SET search_path = 'nowhere'")
+            ALTER ROLE postgres SET extra_float_digits = 0; ALTER ROLE postgres SET search_path = 'nowhere'",
+        )
         .unwrap();
     let daemon = Daemon::serving(&[&url]);
     cluster

@@ -42,11 +42,6 @@ impl Command {
         Self(command)
     }
 
-    pub(crate) fn env(mut self, key: &str, value: &str) -> Self {
-        self.0.env(key, value);
-        self
-    }
-
     pub(crate) fn current_dir(mut self, dir: &Path) -> Self {
         self.0.current_dir(dir);
         self
@@ -113,8 +108,7 @@ impl Daemon {
         let mut command = Command::new(&["serve", "--grpc", &grpc, "--http", &http]).0;
         command.arg("--data-dir").arg(dir).args(extra).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().expect("the binary runs");
-        let daemon =
-            Self { child: Some(child), grpc, http, dir: dir.to_owned(), stderr, _own_dir: None };
+        let daemon = Self { child: Some(child), grpc, http, dir: dir.to_owned(), stderr, _own_dir: None };
         eventually("the daemon answers /health", || {
             daemon.assert_alive();
             http::get(&daemon.http, "/health").ok()

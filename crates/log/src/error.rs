@@ -88,7 +88,8 @@ pub enum LogError {
     },
     /// The wanted event was removed by retention.
     #[error(
-        "offset {requested} was removed by retention, which kept everything after offset {trim_point}: start at earliest, or take a new snapshot"
+        "offset {requested} was removed by retention, the oldest kept is offset {next}: start at earliest, or take a new snapshot",
+        next = trim_point.next()
     )]
     OffsetTrimmed {
         /// The offset asked for.

@@ -39,7 +39,7 @@ mod writer;
 
 pub use appender::{Appender, Pump, Resume, UnitHead};
 pub use chunk::{Chunk, ChunkSlice, EncodedRun, EventRef};
-pub use credit::{Credit, CreditWindow};
+pub use credit::{Credit, CreditShare, CreditWindow};
 pub use error::LogError;
 pub use log::{ConsumerRecord, Log, Rewind, Watermarks};
 pub use metrics::LogMetrics;

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use dbstreamd_log::{Appender, Credit, CreditWindow, Pump, Resume, UnitHead};
+use dbstreamd_log::{Appender, Credit, CreditShare, Pump, Resume, UnitHead};
 use dbstreamd_model::{Fingerprint, Lsn, Op, SchemaId, Timestamp};
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -41,7 +41,7 @@ enum OpenUnit {
     /// New: it goes to the log.
     Fresh,
     /// The log has it already: it is only compared.
-    Resent(ResentUnit),
+    Resent(Box<ResentUnit>),
 }
 
 /// One session's ingest.
@@ -51,7 +51,7 @@ pub(crate) struct Ingest<'a> {
     closing: CancellationToken,
     received: watch::Sender<Lsn>,
     appender: &'a mut Appender,
-    window: &'a CreditWindow,
+    window: &'a CreditShare,
     status: &'a StreamStatus,
     tables: Tables,
     open: OpenUnit,
@@ -63,7 +63,7 @@ impl<'a> Ingest<'a> {
         session: Session,
         resume: Resume,
         appender: &'a mut Appender,
-        window: &'a CreditWindow,
+        window: &'a CreditShare,
         status: &'a StreamStatus,
     ) -> Self {
         let closing = CancellationToken::new();
@@ -120,12 +120,11 @@ impl<'a> Ingest<'a> {
         }
     }
 
-    /// Credit for what was just received; waits, with the socket unread, while the process-wide window is full.
+    /// Credit for what was just received; waits, with the socket unread, while the process-wide window or this stream's
+    /// share of it is full. A message larger than the share was received already, so it takes all there is.
     async fn credit_for(&mut self, bytes: usize, shutdown: &CancellationToken) -> Result<Option<Credit>, SourceError> {
         self.status.bytes.fetch_add(bytes as u64, Relaxed);
         self.status.last_heard.store(Timestamp::now().0, Relaxed);
-        // One message may be larger than the whole window; it was received already, so it takes all there is.
-        let bytes = bytes.min(self.window.limit());
         if let Some(credit) = self.window.acquire(bytes).now_or_never() {
             return Ok(Some(credit));
         }
@@ -161,7 +160,7 @@ impl<'a> Ingest<'a> {
                             units += 1;
                         }
                         OpenUnit::Resent(unit) => {
-                            self.resent.check(unit, end_lsn).await?;
+                            self.resent.check(*unit, end_lsn).await?;
                             self.status.resent_transactions.fetch_add(1, Relaxed);
                         }
                         OpenUnit::None => {}
@@ -197,7 +196,7 @@ impl<'a> Ingest<'a> {
 
     async fn begin(&mut self, head: UnitHead) -> Result<(), SourceError> {
         self.open = if self.resent.covers(&head) {
-            OpenUnit::Resent(ResentUnit::new(head))
+            OpenUnit::Resent(Box::new(ResentUnit::new(head)))
         } else {
             self.resent.finish().await?;
             self.appender.begin_unit(head);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use dbstreamd_log::{Appender, CreditWindow, Log};
+use dbstreamd_log::{Appender, CreditShare, CreditWindow, Log};
 use dbstreamd_model::StreamId;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,7 @@ pub async fn run(
         Ok(appender) => appender,
         Err(error) => return status.fail(&error.to_string(), false),
     };
+    let window = window.share();
     let mut failures = 0;
     status.enter(State::Setup);
     while !shutdown.is_cancelled() {
@@ -60,7 +61,7 @@ pub async fn run(
 async fn session(
     source: &mut dyn Source,
     appender: &mut Appender,
-    window: &CreditWindow,
+    window: &CreditShare,
     status: &StreamStatus,
     shutdown: &CancellationToken,
 ) -> Result<(), SourceError> {

@@ -2,6 +2,8 @@
 //!
 //! The source here is scripted, because a real server cannot be made to lie; the log is the real one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -53,7 +55,7 @@ fn changes(Unit(commit, rows): &Unit) -> Vec<Change> {
     let head = UnitHead {
         commit_lsn: Lsn(*commit),
         commit_time: Timestamp(1_000_000 + commit.cast_signed()),
-        xid: 700 + *commit as u32,
+        xid: 700 + u32::try_from(*commit).unwrap(),
     };
     let mut changes = vec![Change::Begin(head), Change::Schema { relation: 1, schema: Arc::new(schema) }];
     for value in rows {

@@ -241,7 +241,12 @@ fn check(
         slot_timeout: period(source.slot_timeout, defaults.slot_timeout),
         receive_timeout: period(source.receive_timeout, defaults.receive_timeout),
         status_interval: period(source.status_interval, defaults.status_interval),
-        allow_cleartext_password: source.allow_cleartext_password.unwrap_or(defaults.allow_cleartext_password),
+        connect: ConnectOptions {
+            allow_cleartext_password: source
+                .allow_cleartext_password
+                .unwrap_or(defaults.connect.allow_cleartext_password),
+            ..defaults.connect
+        },
         ..defaults
     })
 }

@@ -332,7 +332,9 @@ impl ServerError {
             "42501" => "grant the missing privilege to this role (replication needs ALTER ROLE … REPLICATION)",
             "55000" if self.message.contains("wal_level") => "set wal_level = logical at the server and restart it",
             "42704" if self.message.contains("replication slot") => "create the slot, or let dbstreamd create it",
-            "42704" if self.message.contains("publication") => "create the publication, or let dbstreamd create it",
+            "42704" if self.message.contains("publication") => {
+                "the slot is older than the publication and cannot see it: drop the slot, and start a stream under another name"
+            }
             "42710" => "use another name, or drop the old object if nobody uses it",
             "58P01" | "XX000" | "XX001" | "XX002" => "see the server's log",
             _ => "",

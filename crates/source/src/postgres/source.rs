@@ -40,10 +40,12 @@ impl Source for PostgresSource {
 
     async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError> {
         let settings = &self.settings;
-        let prepared = setup::prepare(settings).await?;
+        // A log that got something already is not served by a new slot: whatever lies between is lost to it.
+        let known = !resume.confirmed_through.is_zero();
+        let prepared = if known { setup::prepare_to_resume(settings).await? } else { setup::prepare(settings).await? };
         let slot_lsn = prepared.slot_confirmed_flush;
         // A log that never got anything adopts the slot where it stands.
-        if !resume.confirmed_through.is_zero() && slot_lsn > resume.confirmed_through {
+        if known && slot_lsn > resume.confirmed_through {
             return Err(SourceError::Gap { slot: settings.slot.clone(), slot_lsn, log_lsn: resume.confirmed_through });
         }
         let mut connection = Connection::connect(&settings.connect, SessionKind::Replication).await?;

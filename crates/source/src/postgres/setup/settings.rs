@@ -67,8 +67,6 @@ pub struct SourceSettings {
     pub receive_timeout: Duration,
     /// Time between status updates of a quiet stream.
     pub status_interval: Duration,
-    /// Whether a password may be sent in clear text over an unencrypted connection.
-    pub allow_cleartext_password: bool,
 }
 
 impl SourceSettings {
@@ -90,7 +88,6 @@ impl SourceSettings {
             slot_timeout: SLOT_TIMEOUT,
             receive_timeout: RECEIVE_TIMEOUT,
             status_interval: STATUS_INTERVAL,
-            allow_cleartext_password: false,
         }
     }
 
