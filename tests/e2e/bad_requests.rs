@@ -23,7 +23,7 @@ fn an_unknown_stream_an_offset_past_the_end_and_nonsense_on_the_ports() {
     let line = tail_error(&daemon, &["warehouse"]);
     assert!(line.contains("warehouse") && line.contains("shop"), "it names what there is: {line}");
     let line = tail_error(&daemon, &["shop", "--from", "17"]);
-    assert!(line.contains("17") && line.contains("next event will be offset 4"), "{line}");
+    assert!(line.contains("17") && line.contains("newest event is 3 and the next will be 4"), "{line}");
     let refused = run(&["tail", "shop", "--server", "http://127.0.0.1:1"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(refused.error_line().contains("127.0.0.1:1"), "{}", refused.error_line());
@@ -74,7 +74,7 @@ fn an_offset_below_the_trim_point_is_refused_with_the_trim_point() {
     });
     let line = tail_error(&daemon, &["shop", "--from", "1"]);
     assert!(line.contains("removed by retention"), "{line}");
-    let oldest: u64 = line.split("oldest kept is offset ").nth(1).unwrap().split(':').next().unwrap().parse().unwrap();
+    let oldest: u64 = line.split("can still be read, is ").nth(1).unwrap().split(';').next().unwrap().parse().unwrap();
     assert!(oldest >= trim, "{line}");
     let rest = daemon.everything("shop");
     assert!(rest[0]["offset"].as_u64().unwrap() >= trim);

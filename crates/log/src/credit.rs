@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes in one token: a semaphore counts in `u32` per request, a window may be larger than 4 GiB.
 pub(crate) const TOKEN_BYTES: usize = 1024;
 /// The part of the window that one stream can hold: enough to hide any ordinary pause of the disk.
-const STREAM_SHARE: usize = 4;
+const STREAM_SHARE: usize = 8;
 
 /// A process-wide budget of received bytes that are not durable yet.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ impl CreditWindow {
         Self { semaphore: Arc::new(Semaphore::new(tokens)), limit: tokens.saturating_mul(TOKEN_BYTES) }
     }
 
-    /// One stream's share of it: a quarter.
+    /// One stream's share of it: an eighth.
     pub fn share(&self) -> CreditShare {
         CreditShare { own: Self::new(self.limit / STREAM_SHARE), window: self.clone() }
     }
@@ -157,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_stream_holds_at_most_its_share_and_others_still_find_room() {
-        let window = CreditWindow::new(64 * 1024);
+        let window = CreditWindow::new(128 * 1024);
         let (greedy, modest) = (window.share(), window.share());
         let mut held = greedy.acquire(usize::MAX).await;
         assert_eq!((held.bytes(), window.used()), (16 * 1024, 16 * 1024));
