@@ -48,6 +48,9 @@ pub struct Resume {
 /// When to hand over what is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pump {
+    /// When a chunk is full. While the source is behind and more is on its way anyway, this saves the disk, and the
+    /// processor, a sync for every fraction of a chunk.
+    IfFull,
     /// When a chunk is full, or when the writer has nothing of ours to do: small units then travel together while the
     /// disk is busy, and alone while it is not.
     IfIdle,
@@ -237,8 +240,8 @@ impl Appender {
         if let Some(reason) = self.misuse {
             return Err(LogError::Misuse(reason));
         }
-        let due = pump != Pump::IfIdle
-            || self.stream.flow.is_idle()
+        let due = matches!(pump, Pump::Now | Pump::All)
+            || (pump == Pump::IfIdle && self.stream.flow.is_idle())
             || self.builder.weight() >= self.shared.options.chunk_bytes_max;
         if due && self.builder.has_whole_units() {
             self.hand_over_whole();

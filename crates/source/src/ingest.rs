@@ -14,6 +14,7 @@ use dbstreamd_model::{Fingerprint, Lsn, Op, SchemaId, Timestamp};
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::SourceError;
@@ -27,11 +28,20 @@ const CLOSING_MAX: Duration = Duration::from_secs(10);
 /// Changes handled between two looks at anything else; also the first capacity of the list they are read into.
 const CHANGES_PER_READ: usize = 4096;
 
+/// A read that brings this much is part of catching up: the next one is on its way, and chunks may fill up.
+const BULK_READ_BYTES: usize = 32 * 1024;
+
+/// How long what came in bulk may wait for its chunk to fill up (the timer's own grain comes on top).
+const BULK_HOLD_MAX: Duration = Duration::from_millis(1);
+
 /// What can happen to the loop.
 enum Wake {
     Stop,
     Received(usize),
+    /// The writer has nothing of ours to do, and something is built.
     WriterIdle,
+    /// What came in bulk has waited long enough for company.
+    Held,
     ConfirmerEnded(Result<(), SourceError>),
 }
 
@@ -56,6 +66,8 @@ pub(crate) struct Ingest<'a> {
     tables: Tables,
     open: OpenUnit,
     resent: ResentUnits,
+    /// Until then, what is built waits for its chunk to fill up.
+    hold: Option<Instant>,
 }
 
 impl<'a> Ingest<'a> {
@@ -83,6 +95,7 @@ impl<'a> Ingest<'a> {
             tables: Tables::default(),
             open: OpenUnit::None,
             resent,
+            hold: None,
         }
     }
 
@@ -102,7 +115,8 @@ impl<'a> Ingest<'a> {
                 biased;
                 () = shutdown.cancelled() => Wake::Stop,
                 ended = &mut self.confirmer => Wake::ConfirmerEnded(flatten(ended)),
-                () = self.appender.writer_idle(), if self.appender.has_pending() => Wake::WriterIdle,
+                () = self.appender.writer_idle(), if self.hold.is_none() && self.appender.has_pending() => Wake::WriterIdle,
+                () = until(self.hold) => Wake::Held,
                 received = self.reader.read(&mut changes) => Wake::Received(received?),
             };
             match wake {
@@ -110,11 +124,15 @@ impl<'a> Ingest<'a> {
                 Wake::ConfirmerEnded(Err(error)) => return Err(error),
                 Wake::ConfirmerEnded(Ok(())) => return Err(SourceError::Feedback("it returned early".into())),
                 Wake::WriterIdle => self.appender.pump(Pump::IfIdle)?,
+                Wake::Held => {
+                    self.hold = None;
+                    self.appender.pump(Pump::IfIdle)?;
+                }
                 Wake::Received(bytes) => {
                     let Some(credit) = self.credit_for(bytes, shutdown).await? else { return Ok(()) };
                     self.appender.add_credit(credit);
                     self.apply(&mut changes).await?;
-                    self.appender.pump(Pump::IfIdle)?;
+                    self.hand_over(bytes)?;
                 }
             }
         }
@@ -134,6 +152,17 @@ impl<'a> Ingest<'a> {
             credit = self.window.acquire(bytes) => Ok(Some(credit)),
             () = shutdown.cancelled() => Ok(None),
         }
+    }
+
+    /// Hands over what was built from a read: at once when the writer is free, or in full chunks while catching up.
+    fn hand_over(&mut self, read_bytes: usize) -> Result<(), SourceError> {
+        let bulk = read_bytes >= BULK_READ_BYTES;
+        self.appender.pump(if bulk { Pump::IfFull } else { Pump::IfIdle })?;
+        self.hold = match self.hold {
+            held if bulk && self.appender.has_pending() => held.or_else(|| Some(Instant::now() + BULK_HOLD_MAX)),
+            _ => None,
+        };
+        Ok(())
     }
 
     async fn apply(&mut self, changes: &mut Vec<Change>) -> Result<(), SourceError> {
@@ -268,6 +297,13 @@ impl Tables {
                 Ok(table)
             }
         }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 
