@@ -57,6 +57,8 @@ pub struct Session {
     pub confirmer: Box<dyn Confirmer>,
     /// The source will send again, in order, every unit that commits at or after this position.
     pub resends_from: Lsn,
+    /// Where the source's history ended when the session was opened.
+    pub source_end: Lsn,
 }
 
 /// The reading half of a session.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use dbstreamd_log::{Appender, CreditShare, CreditWindow, Log};
 use dbstreamd_model::StreamId;
@@ -34,11 +35,13 @@ pub async fn run(
     let mut failures = 0;
     status.enter(State::Setup);
     while !shutdown.is_cancelled() {
+        let (started, reached) = (Instant::now(), status.received_lsn());
         let error = match session(source.as_mut(), &mut appender, &window, &status, &shutdown).await {
             Ok(()) => break,
             Err(error) => error,
         };
-        if status.lifecycle().state == State::Streaming {
+        // A session that opens and breaks at once is no progress, or it would be opened ten times a second for ever.
+        if status.received_lsn() > reached || started.elapsed() > retry.longest {
             failures = 0;
         }
         failures += 1;
@@ -72,6 +75,7 @@ async fn session(
         () = shutdown.cancelled() => return Ok(()),
     };
     status.sessions.fetch_add(1, Relaxed);
+    status.source_lsn.fetch_max(session.source_end.0, Relaxed);
     status.enter(State::Streaming);
     tracing::info!(stream = %status.name(), confirmed_through = %resume.confirmed_through, next_offset = %resume.next_offset, "streaming");
     Ingest::new(session, resume, appender, window, status).run(shutdown).await

@@ -108,7 +108,7 @@ impl StreamStatus {
         Lsn(self.received_lsn.load(Relaxed))
     }
 
-    /// The source's position as it last told us.
+    /// The end of the source's WAL as last told: by the server when the session was opened, by its keepalives since.
     pub fn source_lsn(&self) -> Lsn {
         Lsn(self.source_lsn.load(Relaxed))
     }

@@ -39,6 +39,7 @@ impl Source for Scripted {
             reader: Box::new(ScriptedReader(changes)),
             confirmer: Box::new(Silent),
             resends_from: Lsn(self.resends_from),
+            source_end: Lsn(self.resends_from),
         })
     }
 }

@@ -71,6 +71,7 @@ impl Source for PostgresSource {
             }),
             confirmer: Box::new(PgConfirmer { feedback, asked, status_interval }),
             resends_from: slot_lsn,
+            source_end: identity.flush_lsn,
         })
     }
 }
