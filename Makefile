@@ -4,6 +4,8 @@ export CARGO_TARGET_DIR ?= $(HOME)/.cache/dbstreamd/target
 # The Python that scripts/setup.sh prepares, for the tests' foreign client.
 export DBSTREAMD_PYTHON ?= $(HOME)/.cache/dbstreamd/python/bin/python
 
+# Where `make bench` leaves its table.
+BENCH_RESULTS ?= lab/results
 # For example: make demo ARGS="--seconds 60 --rate 500"
 ARGS ?=
 
@@ -37,4 +39,4 @@ lint: ## Check formatting and lints, as CI does
 bench: ## Drain the same WAL with pg_recvlogical and with dbstreamd, and write the table
 	@scripts/setup.sh
 	cargo build --release -p dbstreamd -p dbstreamd-lab
-	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" drain --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results lab/results $(ARGS)
+	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" drain --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results "$(BENCH_RESULTS)" $(ARGS)
