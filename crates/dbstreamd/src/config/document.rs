@@ -127,7 +127,7 @@ impl<'de> Deserialize<'de> for Count {
                 .ok()
                 .filter(|&count| count > 0)
                 .map(Self)
-                .ok_or_else(|| format!("{text} is not a whole number of at least 1"))
+                .ok_or_else(|| format!("{text:?} is not a whole number of at least 1"))
         }))
     }
 }

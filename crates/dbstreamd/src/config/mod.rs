@@ -145,7 +145,7 @@ impl Config {
         // Each part was checked where it came from.
         let document = Document::deserialize(table).map_err(|error| ConfigError::Argument {
             argument: "configuration",
-            problem: error.message().to_owned(),
+            problem: error::redact(error.message()),
         })?;
         let mut config = build(document, overrides, environment)?;
         config.sources = gathered;
@@ -260,8 +260,9 @@ fn address(text: Option<String>, default: &str, origin: Origin) -> Result<Socket
     let text = text.as_deref().unwrap_or(default);
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
-        let problem =
-            format!("{text:?} is not an address to listen on: expected IP:PORT, such as {default} or 0.0.0.0:7400");
+        let problem = error::redact(&format!(
+            "{text:?} is not an address to listen on: expected IP:PORT, such as {default} or 0.0.0.0:7400"
+        ));
         match origin {
             Origin::Argument(argument) => ConfigError::Argument { argument, problem },
             Origin::Variable(variable) => ConfigError::Variable { variable, problem },

@@ -60,9 +60,17 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("allow_cleartext_password", Kind::Flag),
 ];
 
-/// Variables of this prefix that are not settings: the log filter's short name, and what the command line reads.
-pub(super) const OTHER_VARIABLES: &[&str] =
-    &["DBSTREAMD_LOG", "DBSTREAMD_CONFIG", "DBSTREAMD_SERVER", "DBSTREAMD_CONSUMER"];
+/// Variables of this prefix that are not settings: the log filter's short name, what the command line reads, and
+/// what the demo and the project's scripts read.
+pub(super) const OTHER_VARIABLES: &[&str] = &[
+    "DBSTREAMD_LOG",
+    "DBSTREAMD_CONFIG",
+    "DBSTREAMD_SERVER",
+    "DBSTREAMD_CONSUMER",
+    "DBSTREAMD_PG_BIN",
+    "DBSTREAMD_PYTHON",
+    "DBSTREAMD_CACHE",
+];
 
 /// The variable of a setting outside `[[source]]`.
 pub(super) fn variable(path: &str) -> String {

@@ -41,9 +41,9 @@ pub(super) fn no_name_twice(table: &toml::Table, path: &Path, text: &str) -> Res
         let line = text.lines().enumerate().filter(|(_, line)| says_name(line)).nth(1).map_or(1, |(at, _)| at + 1);
         return Err(ConfigError::File {
             place: format!("{}:{line}", path.display()),
-            problem: format!(
+            problem: redact(&format!(
                 "source.name: {name:?} is the name of two sources: each [[source]] needs a name of its own"
-            ),
+            )),
         });
     }
     Ok(())
@@ -83,7 +83,7 @@ pub(super) fn gather(
     for (number, source) in written.into_iter().enumerate() {
         let name = name_of(&source);
         let refused = |problem: String| {
-            let source = name.as_ref().map_or_else(|| "source".to_owned(), |name| format!("source {name:?}"));
+            let source = name.as_ref().map_or_else(|| "source".to_owned(), |name| redact(&format!("source {name:?}")));
             let problem = redact(&problem);
             match file.filter(|_| number < in_file) {
                 Some(file) => ConfigError::File { place: file.place(number), problem: format!("{source}: {problem}") },
@@ -196,7 +196,7 @@ fn check(
     path: Option<&Path>,
 ) -> Result<SourceSettings, String> {
     let Some(url) = source.url.as_deref() else {
-        return Err("it has no url: expected url = \"postgres://user@host/database\"".to_owned());
+        return Err("it has no url: expected one such as postgres://user@host/database".to_owned());
     };
     let mut connect = ConnectOptions::parse_with(url, |name| environment.get(name).cloned())
         .map_err(|error| format!("url: {error}"))?;

@@ -60,6 +60,21 @@ fn an_error_in_the_file_names_file_line_key_and_what_is_expected() {
     assert!(twice.contains("dbstreamd.toml:5: ") && twice.contains("\"a\""), "{twice}");
     let leaky = refused("[[source]]\ntables = \"postgres://u:s3cret@h/a\"\n", &[]);
     assert!(leaky.contains("source.tables"), "{leaky}");
+    for leaky in [
+        "[[source]]\ntables = \"postgres://u:p/s3cret@h/d\"\n",
+        "[[source]]\ntables = \"host=h password = s3cret\"\n",
+        "[grpc]\nlisten = \"postgres://u:p/s3cret@h/d\"\n",
+        "[http]\nlisten = \"host=h password = s3cret\"\n",
+        "[grpc]\nmax_connections = \"host=h password = s3cret\"\n",
+        "[logging]\nformat = \"postgres://u:p/s3cret@h/d\"\n",
+        "[[source]]\nname = \"postgres://u:p/s3cret@h/d\"\nurl = \"postgres://u@h/d\"\n",
+        "[[source]]\n\"postgres://u:p/s3cret@h/d\" = 1\n",
+        "[[source]]\nurl = \"postgres://u@h/d\"\ntables = [\"postgres://u:p/s3cret@h/d\"]\n",
+    ] {
+        let error = refused(leaky, &[]);
+        assert!(!error.contains("h/d"), "part of a URL in {error}");
+    }
+    refused("", &[("DBSTREAMD_HTTP_LISTEN", "postgres://u:p/s3cret@h/d")]);
     let url = refused(
         "[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\n\n[[source]]\nname = \"b\"\nurl = \"mysql://u:s3cret@h/d\"\n",
         &[],
@@ -91,6 +106,7 @@ fn sources_come_from_all_three_and_are_named_after_their_database() {
         ("DBSTREAMD_SOURCE_TABLES", "public.*, shop.orders"),
         ("DBSTREAMD_SOURCE_URL", "postgres://u@h/not_used"),
         ("DBSTREAMD_TYPO", "1"),
+        ("DBSTREAMD_PG_BIN", "/usr/lib/postgresql/17/bin"),
     ];
     let overrides = Overrides {
         sources: vec![
