@@ -40,12 +40,12 @@ pub(super) fn refused(server: &str, status: &Status) -> CliError {
         Code::Unimplemented => CliError::Failed(format!(
             "what answers at {server} is no dbstreamd, or another version of it ({message}). Name a dbstreamd's gRPC address with --server"
         )),
-        _ if is_disconnect(status) => {
-            let cause = status.source().map_or_else(|| message.to_owned(), |source| root(source).to_string());
-            CliError::Failed(format!(
+        _ => match status.source().map(root) {
+            Some(cause) => CliError::Failed(format!(
                 "the connection to the daemon at {server} broke ({cause}). Is it still running, and is this its gRPC address?"
-            ))
-        }
-        _ => CliError::Failed(message.to_owned()),
+            )),
+            // The daemon said it, also when it said that it goes away.
+            None => CliError::Failed(message.to_owned()),
+        },
     }
 }

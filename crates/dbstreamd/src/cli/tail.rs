@@ -11,8 +11,9 @@ use clap::{Args, ValueEnum};
 use dbstreamd_log::StartAt;
 use dbstreamd_model::ConsumerName;
 use futures_util::future::Either;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Code, Status, Streaming};
 
 use super::client::{self, is_disconnect};
@@ -20,15 +21,14 @@ use super::{CliError, ServerArguments, Signals, note};
 use crate::proto::subscribe_request::Request;
 use crate::proto::subscribe_response::Response;
 use crate::proto::{
-    Acknowledge, Client, CommitOffsetRequest, Filter, Start, StartFrom, SubscribeRequest, SubscribeResponse, start_from,
+    Acknowledge, Client, CommitOffsetRequest, Filter, ListConsumersRequest, Start, StartFrom, SubscribeRequest,
+    SubscribeResponse, start_from,
 };
 use printer::Printer;
 
 /// Pauses between attempts to come back to a daemon that went away.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// Acknowledgements under way; a later one makes an earlier one needless, so none is waited for.
-const ACKNOWLEDGEMENTS_MAX: usize = 16;
 /// How long the last acknowledgement may take when we are asked to stop.
 const LAST_COMMIT_MAX: Duration = Duration::from_secs(5);
 
@@ -86,6 +86,7 @@ pub(super) async fn run(arguments: TailArguments) -> Result<(), CliError> {
         target: None,
         next: None,
         done_through: 0,
+        pause: BACKOFF_MIN,
         stream: arguments.stream.clone().unwrap_or_default(),
         arguments,
     };
@@ -114,12 +115,15 @@ struct Tail {
     next: Option<u64>,
     /// Everything up to here was printed or did not match.
     done_through: u64,
+    /// Before the next attempt to come back: only what was printed since makes it short again.
+    pause: Duration,
 }
 
 /// One subscription.
 struct Subscription {
     client: Client,
-    acknowledgements: mpsc::Sender<SubscribeRequest>,
+    /// The newest offset to acknowledge: it makes an earlier one needless, so none waits behind another.
+    acknowledged: watch::Sender<u64>,
     responses: Streaming<SubscribeResponse>,
 }
 
@@ -138,10 +142,12 @@ impl Tail {
                 Either::Right(status) => status,
             };
             if self.next.is_none() || !lost.as_ref().is_none_or(is_disconnect) {
-                return Err(client::refused(
-                    &server,
-                    &lost.unwrap_or_else(|| Status::unavailable("it closed the stream")),
-                ));
+                return Err(match lost {
+                    Some(status) => client::refused(&server, &status),
+                    None => CliError::Failed(format!(
+                        "the daemon at {server} closed the stream without a reason. Is this its gRPC address?"
+                    )),
+                });
             }
             let cause = lost.as_ref().map_or("the daemon closed it", Status::message);
             note(&format!("the connection to {server} ended ({cause}); waiting for the daemon to come back"));
@@ -151,11 +157,10 @@ impl Tail {
     }
 
     /// Tries until the daemon answers again; a refusal ends it.
-    async fn come_back(&self, server: &str) -> Result<Subscription, CliError> {
-        let mut pause = BACKOFF_MIN;
+    async fn come_back(&mut self, server: &str) -> Result<Subscription, CliError> {
         loop {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(BACKOFF_MAX);
+            tokio::time::sleep(self.pause).await;
+            self.pause = (self.pause * 2).min(BACKOFF_MAX);
             let Ok(client) = client::connect(server).await else { continue };
             match self.subscribe(client).await {
                 Ok(subscription) => return Ok(subscription),
@@ -166,7 +171,7 @@ impl Tail {
     }
 
     async fn subscribe(&self, mut client: Client) -> Result<Subscription, Status> {
-        let (acknowledgements, requests) = mpsc::channel(ACKNOWLEDGEMENTS_MAX);
+        let (acknowledged, offsets) = watch::channel(0);
         let from = match self.next {
             Some(next) => Some(start_from::From::Offset(next)),
             None => self.arguments.from.as_ref().map(start_from),
@@ -178,10 +183,12 @@ impl Tail {
             filter: Some(Filter { tables: self.arguments.tables.clone(), operations: Vec::new() }),
             credit_events: self.left.unwrap_or_default(),
         };
-        // The channel is empty, so this does not wait.
-        let _ = acknowledgements.send(SubscribeRequest { request: Some(Request::Start(start)) }).await;
-        let responses = client.subscribe(ReceiverStream::new(requests)).await?.into_inner();
-        Ok(Subscription { client, acknowledgements, responses })
+        let acknowledgements =
+            WatchStream::from_changes(offsets).map(|offset| Request::Acknowledge(Acknowledge { offset }));
+        let requests = tokio_stream::once(Request::Start(start)).chain(acknowledgements);
+        let requests = requests.map(|request| SubscribeRequest { request: Some(request) });
+        let responses = client.subscribe(requests).await?.into_inner();
+        Ok(Subscription { client, acknowledged, responses })
     }
 
     /// Reads one subscription to the wanted end (left) or to its own (right; none: closed without a reason).
@@ -211,6 +218,7 @@ impl Tail {
                         self.printer.print(event)?;
                         self.move_to(event.offset);
                         self.left = self.left.map(|left| left - 1);
+                        self.pause = BACKOFF_MIN;
                     }
                     self.acknowledge(subscription)?;
                 }
@@ -240,9 +248,8 @@ impl Tail {
     fn acknowledge(&mut self, subscription: &Subscription) -> Result<(), CliError> {
         self.printer.flush()?;
         if self.arguments.consumer.is_some() {
-            let request = Request::Acknowledge(Acknowledge { offset: self.done_through });
-            // A full channel has acknowledgements that are as good; a closed one shows in the responses.
-            let _ = subscription.acknowledgements.try_send(SubscribeRequest { request: Some(request) });
+            // When nobody takes it any more, the responses say so.
+            let _ = subscription.acknowledged.send(self.done_through);
         }
         Ok(())
     }
@@ -269,10 +276,21 @@ impl Tail {
             allow_rewind: false,
         };
         match client.commit_offset(request).await {
-            // It read again what it had acknowledged before: the position stays where it was.
-            Err(status) if status.code() == Code::FailedPrecondition => Ok(()),
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                // It read again what it had acknowledged before: the position stays where it was.
+                let kept = self.committed(client, consumer).await?;
+                if kept >= self.done_through { Ok(()) } else { Err(status) }
+            }
             other => other.map(drop),
         }
+    }
+
+    /// The position that the daemon keeps for the consumer.
+    async fn committed(&self, client: &mut Client, consumer: &ConsumerName) -> Result<u64, Status> {
+        let answer = client.list_consumers(ListConsumersRequest { stream: self.stream.clone() }).await?;
+        let consumers = answer.into_inner().consumers;
+        let ours = consumers.iter().find(|known| known.name == consumer.as_str());
+        Ok(ours.map_or(0, |known| known.committed_offset))
     }
 }
 

@@ -30,9 +30,10 @@ pub(super) fn from_log(error: &LogError) -> Status {
         | LogError::LsnTrimmed { .. }
         | LogError::TimeTrimmed { .. }
         | LogError::CommitPastEnd { .. } => Status::out_of_range(text),
-        LogError::CommitRewinds { .. } => Status::failed_precondition(text),
+        // Stopped for good: coming back would not help, so this is not UNAVAILABLE.
+        LogError::CommitRewinds { .. } | LogError::Stopped(_) => Status::failed_precondition(text),
         LogError::Damaged { .. } | LogError::DamagedRecord { .. } => Status::data_loss(text),
-        LogError::Stopped(_) | LogError::Closed => Status::unavailable(text),
+        LogError::Closed => Status::unavailable(text),
         _ => Status::internal(text),
     }
 }
@@ -49,5 +50,20 @@ pub(crate) fn start_error(error: &LogError) -> String {
             end.previous()
         ),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn only_what_passes_asks_the_client_to_come_back() {
+        assert_eq!(from_log(&LogError::Closed).code(), Code::Unavailable);
+        let stopped = from_log(&LogError::Stopped(std::sync::Arc::new(LogError::Closed)));
+        assert_eq!(stopped.code(), Code::FailedPrecondition);
+        assert!(stopped.message().contains("restart dbstreamd"), "{}", stopped.message());
     }
 }
