@@ -31,11 +31,12 @@ use crate::proto::subscribe_request::Request as Asked;
 /// A client that says nothing after opening the call is not waited for longer.
 const START_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How long a consumer waits for its predecessor to store its last acknowledgement.
-const TAKEOVER_WAIT_MAX: Duration = Duration::from_secs(2);
-
 /// How long the last acknowledgement may take to become durable after the call has ended.
 const LAST_COMMIT_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a consumer waits for its predecessor to store its last acknowledgement: all that one may take, and a
+/// moment to notice that it has to.
+const TAKEOVER_WAIT_MAX: Duration = LAST_COMMIT_WAIT_MAX.saturating_add(Duration::from_secs(1));
 
 /// Progress is sent at most this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
