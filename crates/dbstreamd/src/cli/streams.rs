@@ -59,7 +59,7 @@ fn row(stream: &Stream) -> Vec<(Paint, String)> {
     };
     vec![
         (Paint::Bold, stream.name.clone()),
-        (state, state_name(stream.state()).to_owned()),
+        (state, state_name(stream).to_owned()),
         (Paint::Plain, stream.epoch.to_string()),
         (Paint::Plain, offsets),
         (Paint::Plain, last_commit),
@@ -79,7 +79,7 @@ fn behind(stream: &Stream) -> Option<u64> {
 fn document(stream: &Stream) -> Value {
     json!({
         "name": stream.name,
-        "state": state_name(stream.state()),
+        "state": state_name(stream),
         "error": Some(&stream.error).filter(|error| !error.is_empty()),
         "epoch": stream.epoch,
         "appended_offset": stream.appended_offset,
@@ -89,7 +89,7 @@ fn document(stream: &Stream) -> Value {
         "confirmed_through_lsn": Lsn(stream.confirmed_through_lsn).to_string(),
         "received_lsn": Lsn(stream.received_lsn).to_string(),
         "source_lsn": Lsn(stream.source_lsn).to_string(),
-        "lag_bytes": behind(stream),
+        "lag_bytes": stream.source_lsn.saturating_sub(stream.confirmed_through_lsn),
         "visible_commit_time": rfc3339(stream.visible_commit_time_us),
         "log_bytes": stream.log_bytes,
         "reconnects": stream.reconnects,
@@ -99,13 +99,15 @@ fn document(stream: &Stream) -> Value {
     })
 }
 
-/// A lifecycle state's name, as in `/health`.
-fn state_name(state: StreamState) -> &'static str {
-    match state {
-        StreamState::Unspecified => "UNKNOWN",
-        StreamState::Init => "INIT",
-        StreamState::Setup => "SETUP",
-        StreamState::Streaming => "STREAMING",
-        StreamState::Failed => "FAILED",
+/// A state's name, as in `/v1/streams`.
+fn state_name(stream: &Stream) -> &'static str {
+    match StreamState::try_from(stream.state) {
+        Ok(StreamState::Unspecified) => "UNCONFIGURED",
+        Ok(StreamState::Init) => "INIT",
+        Ok(StreamState::Setup) => "SETUP",
+        Ok(StreamState::Streaming) => "STREAMING",
+        Ok(StreamState::Failed) => "FAILED",
+        // A state of a newer daemon.
+        Err(_) => "UNKNOWN",
     }
 }
