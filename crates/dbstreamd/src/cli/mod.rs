@@ -193,15 +193,24 @@ fn run(command: Command) -> Result<(), CliError> {
         match command {
             Command::Demo(arguments) => Box::pin(crate::demo::run(&arguments)).await,
             Command::Serve(arguments) => Box::pin(serve::run(arguments)).await,
-            Command::Check(arguments) => Box::pin(check::run(arguments)).await,
-            Command::Streams(arguments) => streams::run(arguments).await,
-            Command::Consumers(arguments) => consumers::run(arguments).await,
+            Command::Check(arguments) => until_signal(Box::pin(check::run(arguments))).await,
+            Command::Streams(arguments) => until_signal(Box::pin(streams::run(arguments))).await,
+            Command::Consumers(arguments) => until_signal(Box::pin(consumers::run(arguments))).await,
             Command::Tail(arguments) => Box::pin(tail::run(arguments)).await,
         }
     });
     // Whatever still runs in the background has nothing left to say.
     runtime.shutdown_background();
     outcome
+}
+
+/// For a command that has nothing to tidy up: a signal ends it where it waits.
+async fn until_signal(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let mut signals = Signals::listen()?;
+    tokio::select! {
+        ended = command => ended,
+        _ = signals.next() => Err(CliError::Interrupted),
+    }
 }
 
 #[cfg(test)]
