@@ -137,6 +137,14 @@ pub enum LogError {
         /// The offset committed before.
         committed: Offset,
     },
+    /// A stream keeps no more consumers' offsets than this.
+    #[error(
+        "the stream has {max} named consumers already, which is the limit: use one of their names, or subscribe without a name"
+    )]
+    TooManyConsumers {
+        /// How many there may be.
+        max: usize,
+    },
     /// No such stream in this log.
     #[error("there is no stream number {0} in this log")]
     UnknownStream(u32),

@@ -6,6 +6,10 @@ use std::time::Duration;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+/// Consumers are never forgotten, so a client that makes up a new name each time must be stopped somewhere: ten
+/// thousand are as many as may be connected, and a few MiB.
+const CONSUMERS_PER_STREAM_MAX: usize = 10_000;
+
 /// Where the log lives and how much it may use.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
@@ -32,6 +36,8 @@ pub struct LogOptions {
     pub partition_age_max: Duration,
     /// How long, and how much, is kept.
     pub retention: Retention,
+    /// Names of consumers that are remembered for each stream.
+    pub consumers_per_stream_max: usize,
 }
 
 /// How much history is kept. Whatever limit is reached first, the oldest partition goes.
@@ -64,6 +70,7 @@ impl LogOptions {
             partition_bytes_max: 1024 * 1024 * 1024,
             partition_age_max: Duration::from_secs(6 * 3600),
             retention: Retention::default(),
+            consumers_per_stream_max: CONSUMERS_PER_STREAM_MAX,
         }
     }
 }

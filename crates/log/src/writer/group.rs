@@ -31,6 +31,8 @@ pub(super) struct Group {
     schemas: Vec<(Arc<Stream>, StoredSchema)>,
     places: Vec<(Arc<Stream>, PartitionSeq, Entry)>,
     commits: BTreeMap<(StreamId, ConsumerName), (Arc<Stream>, Committed)>,
+    /// How many of these consumers are new to their stream.
+    new_consumers: BTreeMap<StreamId, usize>,
     replies: Vec<(Reply<Durable<Offset>>, Offset)>,
     /// Partitions that were closed while it was put together.
     closed: Vec<PartitionSeq>,
@@ -112,6 +114,16 @@ impl Writer {
                 return Ok(());
             }
         };
+        if known.is_none() {
+            let new = group.new_consumers.entry(id.0).or_default();
+            let max = self.shared.options.consumers_per_stream_max;
+            if stream.consumers.read().len() + *new >= max {
+                // As above.
+                let _ = reply.send(Err(LogError::TooManyConsumers { max }));
+                return Ok(());
+            }
+            *new += 1;
+        }
         if known != Some(wanted) {
             let record = Committed { offset: wanted, at: Timestamp::now() };
             self.store.put_meta(&mut group.batch, MetaKey::Consumer(id.0, id.1.as_str()), &record.encode())?;

@@ -1,6 +1,6 @@
 //! Consumers' committed offsets.
 
-use dbstreamd_log::{Log, LogError, Rewind, StartAt};
+use dbstreamd_log::{Log, LogError, LogOptions, Rewind, StartAt};
 use dbstreamd_model::{ConsumerName, Offset};
 
 use crate::support::*;
@@ -65,5 +65,46 @@ fn many_commits_at_once_share_writes_and_the_last_one_holds() {
     // Reading is untouched by it.
     runtime().block_on(async {
         assert_eq!(read_all(&log, stream, StartAt::Offset(Offset(100))).await.unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_stream_takes_only_so_many_names_and_goes_on_serving_those_it_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || LogOptions { consumers_per_stream_max: 3, ..small(dir.path()) };
+    let log = Log::open(options()).unwrap();
+    let [shop, other] = ["shop", "other"].map(|name| log.open_stream(&name.parse().unwrap()).unwrap());
+    let commit = async |log: &Log, stream, name: &str, offset| {
+        within(log.commit_offset(stream, &name.parse().unwrap(), Offset(offset), Rewind::Refuse)).await
+    };
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, shop).await;
+        writer.unit(TIME, &bodies(10, 10));
+        writer.settle().await;
+        // Many at once come in the same group, and count all the same.
+        let tasks: Vec<_> = (0..20)
+            .map(|n| {
+                let (log, name) = (log.clone(), format!("c{n}").parse().unwrap());
+                tokio::spawn(async move { log.commit_offset(shop, &name, Offset(1), Rewind::Refuse).await })
+            })
+            .collect();
+        let mut taken = 0;
+        for task in tasks {
+            match within(task).await.unwrap() {
+                Ok(_) => taken += 1,
+                Err(error) => assert!(matches!(error, LogError::TooManyConsumers { max: 3 }), "{error}"),
+            }
+        }
+        assert_eq!((taken, log.consumers(Some(shop)).len()), (3, 3));
+        commit(&log, other, "another-stream", 0).await.unwrap();
+    });
+    log.close().unwrap();
+
+    let log = Log::open(options()).unwrap();
+    runtime().block_on(async {
+        let known = log.consumers(Some(shop)).pop().unwrap().name;
+        commit(&log, shop, known.as_str(), 5).await.unwrap();
+        let refused = commit(&log, shop, "one-more", 5).await;
+        assert!(matches!(refused, Err(LogError::TooManyConsumers { max: 3 })));
     });
 }
