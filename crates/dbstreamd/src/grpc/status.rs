@@ -32,6 +32,7 @@ pub(super) fn from_log(error: &LogError) -> Status {
         | LogError::CommitPastEnd { .. } => Status::out_of_range(text),
         // Stopped for good: coming back would not help, so this is not UNAVAILABLE.
         LogError::CommitRewinds { .. } | LogError::Stopped(_) => Status::failed_precondition(text),
+        LogError::TooManyConsumers { .. } => Status::resource_exhausted(text),
         LogError::Damaged { .. } | LogError::DamagedRecord { .. } => Status::data_loss(text),
         LogError::Closed => Status::unavailable(text),
         _ => Status::internal(text),
@@ -64,6 +65,7 @@ mod tests {
         assert_eq!(from_log(&LogError::Closed).code(), Code::Unavailable);
         let stopped = from_log(&LogError::Stopped(std::sync::Arc::new(LogError::Closed)));
         assert_eq!(stopped.code(), Code::FailedPrecondition);
+        assert_eq!(from_log(&LogError::TooManyConsumers { max: 1 }).code(), Code::ResourceExhausted);
         assert!(stopped.message().contains("restart dbstreamd"), "{}", stopped.message());
     }
 }
