@@ -93,7 +93,6 @@ pub(crate) struct Shared {
     store: RwLock<Option<Arc<Store>>>,
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
     failure: OnceLock<Arc<LogError>>,
-    damage: Vec<LogError>,
 }
 
 struct Closer {
@@ -115,7 +114,11 @@ impl Log {
         let streams: BTreeMap<_, _> =
             loaded.streams.iter().map(|(&id, stream)| (id, Arc::new(Stream::new(id, stream)))).collect();
         // Damage in one stream's newest chunk is no reason to keep the others from running.
-        let damage = streams.values().filter_map(|stream| read::verify_newest(&store, stream).err()).collect();
+        for stream in streams.values() {
+            if let Err(error) = read::verify_newest(&store, stream) {
+                stream.damage.keep(&error);
+            }
+        }
         let store = Arc::new(store);
         let shared = Arc::new(Shared {
             options,
@@ -127,7 +130,6 @@ impl Log {
             store: RwLock::new(Some(Arc::clone(&store))),
             streams: RwLock::new(streams),
             failure: OnceLock::new(),
-            damage,
         });
         let writer = Writer::new(Arc::clone(&shared), store, &loaded);
         let thread = std::thread::Builder::new()
@@ -295,9 +297,11 @@ impl Log {
         self.shared.failure.get().cloned()
     }
 
-    /// Damage found when the log was opened. Only the newest chunk of each stream is looked at then.
-    pub fn damage(&self) -> &[LogError] {
-        &self.shared.damage
+    /// Damage that was found and not removed by retention since, a few places of each stream. When the log is opened
+    /// only the newest chunk of each stream is looked at; everything else is found when it is read.
+    pub fn damage(&self) -> Vec<LogError> {
+        let streams = self.shared.all_streams();
+        streams.iter().flat_map(|stream| stream.damage.kept(stream.published.watermarks().trim_point)).collect()
     }
 
     /// Lets retention look now rather than in a few seconds.

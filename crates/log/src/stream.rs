@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::chunk::Chunk;
+use crate::error::LogError;
 use crate::schemas::SchemaRegistry;
 use crate::store::{Committed, Entry, LoadedStream, PartitionSeq, Trim};
 use crate::writer::Published;
@@ -32,6 +33,8 @@ pub(crate) struct Stream {
     pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Committed>>,
     /// The newest visible chunks.
     pub(crate) ring: Ring,
+    /// Damage that was met, at the start or by readers.
+    pub(crate) damage: Damage,
     /// What the appender handed over and the writer has not finished.
     pub(crate) flow: Flow,
     pub(crate) appender_taken: AtomicBool,
@@ -68,6 +71,7 @@ impl Stream {
             }),
             consumers: RwLock::new(loaded.consumers.clone()),
             ring: Ring::default(),
+            damage: Damage::default(),
             flow: Flow::default(),
             appender_taken: AtomicBool::new(false),
         }
@@ -134,6 +138,34 @@ impl Ring {
         }
         oldest
     }
+}
+
+/// What could not be read, each place once.
+#[derive(Default)]
+pub(crate) struct Damage(Mutex<Vec<LogError>>);
+
+/// So many places are kept for each stream: enough to see how bad it is.
+const DAMAGE_KEPT_MAX: usize = 20;
+
+impl Damage {
+    pub(crate) fn keep(&self, error: &LogError) {
+        let mut kept = self.0.lock();
+        if kept.len() < DAMAGE_KEPT_MAX && kept.iter().all(|known| ends(known).is_none_or(|e| Some(e) != ends(error))) {
+            kept.push(error.clone());
+        }
+    }
+
+    /// What is kept of it and was not removed by retention since.
+    pub(crate) fn kept(&self, trim_point: Offset) -> Vec<LogError> {
+        let mut kept = self.0.lock();
+        kept.retain(|error| ends(error).is_none_or(|last| last > trim_point));
+        kept.clone()
+    }
+}
+
+/// Readers meet the same damage from different offsets; where it ends is the same for all.
+fn ends(error: &LogError) -> Option<Offset> {
+    if let LogError::Damaged { last, .. } = error { Some(*last) } else { None }
 }
 
 /// One thing in flight; ends when it is dropped, whatever became of it.

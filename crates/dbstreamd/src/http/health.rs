@@ -1,5 +1,5 @@
-//! `/health`: 200 while every stream is well, 503 when one has failed the log does not write any more, or
-//! damage was found in it when it was opened.
+//! `/health`: 200 while every stream is well; 503 when one has failed, the log does not write any more, or damage
+//! was found in it, when it was opened or by a reader since.
 
 use std::sync::Arc;
 

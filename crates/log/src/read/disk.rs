@@ -155,13 +155,7 @@ fn locate(stream: &Stream, from: Offset, through: Offset) -> Result<Place, LogEr
     }
     let (epoch, next_epoch) = layout.epoch_of(from);
     let Some((partition, next_partition)) = layout.partition_of(from) else {
-        return Err(LogError::Damaged {
-            stream: stream.name.to_string(),
-            first: from,
-            last: from,
-            partition: 0,
-            reason: "no partition holds it".into(),
-        });
+        return Err(damaged(stream, (from, from), PartitionSeq(0), "no partition holds it".into()));
     };
     let ends = [next_epoch, next_partition].into_iter().flatten().map(Offset::previous);
     Ok(Place { partition, epoch, through: ends.fold(through, Offset::min) })
@@ -199,14 +193,15 @@ fn explain(
         (None, Some(error)) => return error,
         (None, None) => (damage_end(store, stream, from, place), "chunks are missing".into()),
     };
-    let error = LogError::Damaged {
-        stream: stream.name.to_string(),
-        first: from,
-        last: last.max(from),
-        partition: place.partition.0,
-        reason,
-    };
+    damaged(stream, (from, last.max(from)), place.partition, reason)
+}
+
+/// Makes damage known: in our log, to whoever asks for the stream's damage, and as the error.
+fn damaged(stream: &Stream, (first, last): (Offset, Offset), partition: PartitionSeq, reason: String) -> LogError {
+    let stream_name = stream.name.to_string();
+    let error = LogError::Damaged { stream: stream_name, first, last, partition: partition.0, reason };
     tracing::error!(%error, "a stored chunk cannot be read");
+    stream.damage.keep(&error);
     error
 }
 

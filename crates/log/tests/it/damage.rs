@@ -64,6 +64,11 @@ fn a_flipped_byte_anywhere_in_the_table_files_is_never_served() {
                 assert_eq!((stream.as_str(), first.0), ("shop", seen.len() as u64 + 1));
                 assert!(last >= first && last.0 <= events.len() as u64);
                 named += 1;
+                // Whoever asks how the log is learns of it too, and once however many run into it.
+                runtime().block_on(read_all(&log, StreamId(1), StartAt::Offset(first))).unwrap_err();
+                let kept = log.damage();
+                let same = |kept: &LogError| matches!(kept, LogError::Damaged { last: end, .. } if *end == last);
+                assert_eq!(kept.iter().filter(|kept| same(kept)).count(), 1, "{kept:?}");
                 // What lies after the damage is readable.
                 let after = StartAt::Offset(last.next());
                 if last.0 < events.len() as u64 {
@@ -90,7 +95,7 @@ fn damage_in_the_newest_chunk_is_reported_at_the_start() {
     bytes[newest + 100] ^= 1;
     std::fs::write(&largest, bytes).unwrap();
     let log = Log::open(small(dir.path())).unwrap();
-    assert!(matches!(log.damage(), [LogError::Damaged { last, .. }] if last.0 == events.len() as u64));
+    assert!(matches!(log.damage().as_slice(), [LogError::Damaged { last, .. }] if last.0 == events.len() as u64));
     assert_eq!(log.watermarks(stream).unwrap().visible.0, events.len() as u64);
 }
 
