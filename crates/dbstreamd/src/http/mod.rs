@@ -8,6 +8,7 @@ mod health;
 mod host;
 mod metrics;
 mod page;
+mod patience;
 mod streams;
 
 use std::sync::Arc;
@@ -27,9 +28,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::directory::Directory;
 pub(crate) use host::AllowedHosts;
+use patience::Patient;
 
 /// A request's head must be complete within this, and an idle connection is closed after it.
 const HEAD_WAIT_MAX: Duration = Duration::from_secs(15);
+
+/// A connection is closed when its client has taken nothing of an answer for this long.
+const WRITE_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Largest head of a request.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -128,7 +133,8 @@ async fn connection(stream: TcpStream, router: Router, shutdown: CancellationTok
         return;
     }
     let service = tower::ServiceExt::map_request(router, |request: axum::http::Request<hyper::body::Incoming>| request);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let connection =
+        builder.serve_connection(TokioIo::new(Patient::new(stream, WRITE_WAIT_MAX)), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
