@@ -1,20 +1,24 @@
 //! `/v1/streams/{name}/events`: a stream as server-sent events, for `curl -N` and browsers.
 //!
-//! Each event's `id` is its offset, so a browser that lost its connection resumes by `Last-Event-ID`. The body is
-//! produced only as fast as the client takes it: who does not read makes nobody else wait and nothing pile up.
+//! Each event's `id` is its offset, so a browser that lost its connection resumes by `Last-Event-ID`. A block with
+//! nothing but an `id` comes first, and again after events that the filter dropped: a browser takes note of it and
+//! shows nothing. The body is produced only as fast as the client takes it: who does not read makes nobody else wait,
+//! lets nothing pile up, and loses its connection after a while.
 
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use dbstreamd_log::{ChunkSlice, EventRef, LogError, Reader, StartAt};
-use dbstreamd_model::Offset;
+use dbstreamd_model::{Offset, SchemaId};
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, problem, streams};
@@ -25,7 +29,7 @@ use crate::grpc::status::start_error;
 use crate::json::Renderer;
 use crate::{position, proto};
 
-/// A comment is sent when nothing else was for this long, so that proxies keep the connection.
+/// When nothing else was sent for this long the position is, or a comment if it is known: proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 pub(super) async fn follow(
@@ -62,6 +66,10 @@ pub(super) async fn follow(
         Err(error) => return streams::log_problem(&error),
     };
     let tail = Tail {
+        considered: reader.position().previous(),
+        reported: None,
+        keep_alive_at: Instant::now() + KEEP_ALIVE,
+        known: HashSet::new(),
         reader,
         filter: wish.filter,
         left: wish.limit,
@@ -75,7 +83,7 @@ pub(super) async fn follow(
         let event = tail.next().await?;
         Some((Ok::<Event, Infallible>(event), tail))
     });
-    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    Sse::new(events).into_response()
 }
 
 /// What the query asks for.
@@ -115,15 +123,31 @@ struct Tail {
     filter: Filter,
     left: Option<u64>,
     renderer: Renderer,
+    /// Schema versions the renderer has learned.
+    known: HashSet<SchemaId>,
     current: Option<ChunkSlice>,
+    /// The last event that was sent or dropped.
+    considered: Offset,
+    /// What the client knows of `considered`; none before the first block.
+    reported: Option<Offset>,
+    keep_alive_at: Instant,
     shutdown: CancellationToken,
     ended: bool,
     _seat: OwnedSemaphorePermit,
 }
 
 impl Tail {
-    /// The next event for this client; none when the response is to end.
+    /// The next block for this client; none when the response is to end.
     async fn next(&mut self) -> Option<Event> {
+        let block = self.block().await;
+        self.keep_alive_at = Instant::now() + KEEP_ALIVE;
+        block
+    }
+
+    async fn block(&mut self) -> Option<Event> {
+        if self.reported.is_none() {
+            return Some(self.position());
+        }
         loop {
             if self.ended || self.left == Some(0) {
                 return None;
@@ -139,12 +163,21 @@ impl Tail {
             let read = tokio::select! {
                 read = self.reader.next() => read,
                 () = self.shutdown.cancelled() => return None,
+                () = tokio::time::sleep_until(self.keep_alive_at) => return Some(self.position()),
             };
             match read {
                 Ok(slice) => self.current = Some(slice),
                 Err(error) => return Some(self.failed(&error.to_string())),
             }
         }
+    }
+
+    /// Tells the client where it is, so that it resumes there; a comment when it knows.
+    fn position(&mut self) -> Event {
+        if self.reported.replace(self.considered) == Some(self.considered) {
+            return Event::default().comment("");
+        }
+        Event::default().id(self.considered.to_string())
     }
 
     /// Says why the response ends here.
@@ -158,18 +191,21 @@ impl Tail {
         for event in chunk.events(range.clone()) {
             range.start += 1;
             if self.filter.takes(&event) {
-                return render(&mut self.renderer, &event).map(Some);
+                if let Some(stored) = event.schema.filter(|stored| self.known.insert(stored.id)) {
+                    self.renderer.learn(&encode::schema(stored));
+                }
+                let rendered = render(&self.renderer, &event)?;
+                (self.considered, self.reported) = (event.offset, Some(event.offset));
+                return Ok(Some(rendered));
             }
+            self.considered = event.offset;
         }
         self.current = None;
         Ok(None)
     }
 }
 
-fn render(renderer: &mut Renderer, event: &EventRef<'_>) -> Result<Event, String> {
-    if let Some(stored) = event.schema {
-        renderer.learn(&encode::schema(stored));
-    }
+fn render(renderer: &Renderer, event: &EventRef<'_>) -> Result<Event, String> {
     let mut run = RunBuilder::default();
     if !run.push(event) {
         return Err(encode::broken(event.offset).message().to_owned());

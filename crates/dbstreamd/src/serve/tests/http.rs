@@ -111,14 +111,19 @@ async fn events_can_be_followed_with_plain_http() {
     assert_eq!(status, 200, "{text}");
     assert!(text.contains("content-type: text/event-stream"), "{text}");
     let ids: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
-    assert_eq!(ids, ["1", "3"], "{text}");
+    assert_eq!(ids, ["0", "1", "3"], "{text}");
+    let (_, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(body.contains("id: 0\n\n"), "the first block has data: {body}");
     let json: serde_json::Value =
         serde_json::from_str(text.lines().find_map(|line| line.strip_prefix("data: ")).unwrap()).unwrap();
     assert_eq!((&json["op"], &json["after"]["note"]), (&"insert".into(), &"hello".into()));
 
     // A browser that comes back says where it was, whatever the query says.
     let (_, resumed) = fixture.get("/v1/streams/shop/events?from=earliest&limit=1", "Last-Event-ID: 2\r\n").await;
-    assert!(resumed.contains("id: 3"), "{resumed}");
+    assert!(resumed.contains("id: 2\n\n") && resumed.contains("id: 3"), "{resumed}");
+    // Who reconnects before anything matched resumes where it first came in.
+    let (_, gone) = fixture.get("/v1/streams/shop/events?limit=1", "Last-Event-ID: 0\r\n").await;
+    assert!(gone.contains("id: 1\n"), "{gone}");
     for (query, wanted, says) in [
         ("?from=17", 416, "17"),
         ("?from=nowhere", 400, "earliest"),
