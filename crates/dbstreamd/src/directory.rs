@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dbstreamd_log::{Log, LogError, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
-use dbstreamd_source::{Lifecycle, StreamStatus};
+use dbstreamd_source::{Lifecycle, State, StreamStatus};
 
 use crate::consumers::Registry;
 
@@ -71,19 +71,30 @@ impl StreamSnapshot {
         self.watermarks.trim_point.next()
     }
 
-    /// Bytes of the source's WAL that are not yet durable here.
-    pub(crate) fn lag_bytes(&self) -> u64 {
-        self.source_lsn.bytes_since(self.watermarks.confirmed_through)
+    /// Bytes of the source's WAL that are not yet durable here; none while there is nothing to count from or to.
+    pub(crate) fn lag_bytes(&self) -> Option<u64> {
+        let known = self.watermarks.confirmed_through > Lsn::ZERO && self.source_lsn > Lsn::ZERO;
+        known.then(|| self.source_lsn.bytes_since(self.watermarks.confirmed_through))
     }
 
     /// How old the newest received commit is while we are behind; zero once all that the source has told of is
-    /// visible. (A full credit window stops receiving, so a slow disk shows here too.)
+    /// visible. (A full credit window stops receiving, so a slow disk shows here too.) While the stream does not
+    /// stream nobody knows what the source has: at least as long as it was silent.
     pub(crate) fn lag_seconds(&self) -> f64 {
+        self.lag_seconds_at(Timestamp::now())
+    }
+
+    fn lag_seconds_at(&self, now: Timestamp) -> f64 {
+        let streaming = self.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.state == State::Streaming);
+        let silent = if streaming || self.last_heard.0 == 0 { 0.0 } else { now.seconds_since(self.last_heard) };
         let all_visible = self.newest_received_commit_time <= self.watermarks.visible_commit_time;
-        if self.newest_received_commit_time.0 == 0 || (all_visible && self.received_lsn >= self.source_lsn) {
-            return 0.0;
-        }
-        Timestamp::now().seconds_since(self.newest_received_commit_time).max(0.0)
+        let behind = if self.newest_received_commit_time.0 == 0 || (all_visible && self.received_lsn >= self.source_lsn)
+        {
+            0.0
+        } else {
+            now.seconds_since(self.newest_received_commit_time)
+        };
+        silent.max(behind).max(0.0)
     }
 }
 
@@ -217,5 +228,48 @@ impl Directory {
             all.insert((stream.clone(), name), snapshot);
         }
         Ok(all.into_values().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dbstreamd_log::LogOptions;
+
+    use super::*;
+
+    #[test]
+    fn lag_grows_while_the_source_is_away_and_is_unknown_before_anything_was_confirmed() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
+        let name: StreamName = "shop".parse().unwrap();
+        let id = log.open_stream(&name).unwrap();
+        let running = RunningSource {
+            status: StreamStatus::new(name.clone()),
+            slot: "the_slot".into(),
+            publication: "the_publication".into(),
+        };
+        let directory = Directory::new(log, vec![Entry { id, name, running: Some(running) }]);
+        let mut snapshot = directory.snapshots().unwrap().pop().unwrap();
+        let at = |seconds: i64| Timestamp(1_700_000_000_000_000 + seconds * 1_000_000);
+        let near = |lag: f64, wanted: f64| assert!((lag - wanted).abs() < 1e-6, "{lag} instead of {wanted}");
+
+        snapshot.source_lsn = Lsn(5000);
+        assert_eq!(snapshot.lag_bytes(), None);
+        near(snapshot.lag_seconds_at(at(100)), 0.0);
+        snapshot.watermarks.confirmed_through = Lsn(2000);
+        assert_eq!(snapshot.lag_bytes(), Some(3000));
+
+        // All is visible, but the source was last heard of 90 seconds ago.
+        snapshot.received_lsn = Lsn(5000);
+        snapshot.last_heard = at(10);
+        near(snapshot.lag_seconds_at(at(100)), 90.0);
+        // Behind by more than that.
+        snapshot.newest_received_commit_time = at(-20);
+        near(snapshot.lag_seconds_at(at(100)), 120.0);
+        if let Some(lifecycle) = &mut snapshot.lifecycle {
+            lifecycle.state = State::Streaming;
+        }
+        snapshot.watermarks.visible_commit_time = at(-20);
+        near(snapshot.lag_seconds_at(at(100)), 0.0);
     }
 }

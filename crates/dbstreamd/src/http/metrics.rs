@@ -36,10 +36,9 @@ const STREAM_GAUGES: &[Of<StreamSnapshot>] = &[
     ("dbstreamd_stream_confirmed_lsn", "Durable here; how far the source may forget", |s| {
         float(s.watermarks.confirmed_through.0)
     }),
-    ("dbstreamd_stream_lag_bytes", "Bytes of the source's WAL that are not yet durable here", |s| float(s.lag_bytes())),
     (
         "dbstreamd_stream_lag_seconds",
-        "Age of the newest received commit while behind, else 0",
+        "Age of the newest received commit while behind, else 0; while not streaming at least the source's silence",
         StreamSnapshot::lag_seconds,
     ),
     ("dbstreamd_stream_visible_commit_timestamp_seconds", "Commit time of the newest visible transaction", |s| {
@@ -123,6 +122,7 @@ impl Collector for Snapshots {
                 ConstGauge::new(of(stream)).encode(family.encode_family(&[("stream", stream.name.as_str())])?)?;
             }
         }
+        lag_bytes(&mut encoder, &streams)?;
         for (name, help, of) in STREAM_COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for stream in &streams {
@@ -139,6 +139,18 @@ impl Collector for Snapshots {
         }
         daemon(&mut encoder, shared)
     }
+}
+
+/// No sample for a stream of which it is not known yet.
+fn lag_bytes(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fmt::Result {
+    let help = "Bytes of the source's WAL that are not yet durable here; absent while unknown";
+    let mut family = encoder.encode_descriptor("dbstreamd_stream_lag_bytes", help, None, MetricType::Gauge)?;
+    for stream in streams {
+        if let Some(bytes) = stream.lag_bytes() {
+            ConstGauge::new(float(bytes)).encode(family.encode_family(&[("stream", stream.name.as_str())])?)?;
+        }
+    }
+    Ok(())
 }
 
 /// One sample per stream and state, 1 for the state it is in.

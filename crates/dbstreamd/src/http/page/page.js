@@ -29,7 +29,7 @@ async function look() {
       const row = document.createElement("tr");
       row.append(
         cell(stream.name), cell(stream.state, stream.state.toLowerCase()), cell(stream.visible_offset.toLocaleString()),
-        cell(`${bytes(stream.lag_bytes)}, ${stream.lag_seconds.toFixed(1)} s`), cell(bytes(stream.log_bytes)),
+        cell(`${stream.lag_bytes === null ? "" : `${bytes(stream.lag_bytes)}, `}${stream.lag_seconds.toFixed(1)} s`), cell(bytes(stream.log_bytes)),
         cell(`${stream.events_received.toLocaleString()} events`));
       return row;
     }));
