@@ -28,11 +28,8 @@ const CLOSING_MAX: Duration = Duration::from_secs(10);
 /// Changes handled between two looks at anything else; also the first capacity of the list they are read into.
 const CHANGES_PER_READ: usize = 4096;
 
-/// A read that brings this much is part of catching up: the next one is on its way, and chunks may fill up.
-const BULK_READ_BYTES: usize = 32 * 1024;
-
-/// How long what came in bulk may wait for its chunk to fill up (the timer's own grain comes on top).
-const BULK_HOLD_MAX: Duration = Duration::from_millis(1);
+/// How long what came while catching up may wait for its chunk to fill up (the timer's own grain comes on top).
+const HOLD_MAX: Duration = Duration::from_millis(1);
 
 /// What can happen to the loop.
 enum Wake {
@@ -40,7 +37,7 @@ enum Wake {
     Received(usize),
     /// The writer has nothing of ours to do, and something is built.
     WriterIdle,
-    /// What came in bulk has waited long enough for company.
+    /// What was held back has waited long enough for company.
     Held,
     ConfirmerEnded(Result<(), SourceError>),
 }
@@ -132,7 +129,7 @@ impl<'a> Ingest<'a> {
                     let Some(credit) = self.credit_for(bytes, shutdown).await? else { return Ok(()) };
                     self.appender.add_credit(credit);
                     self.apply(&mut changes).await?;
-                    self.hand_over(bytes)?;
+                    self.hand_over()?;
                 }
             }
         }
@@ -155,11 +152,11 @@ impl<'a> Ingest<'a> {
     }
 
     /// Hands over what was built from a read: at once when the writer is free, or in full chunks while catching up.
-    fn hand_over(&mut self, read_bytes: usize) -> Result<(), SourceError> {
-        let bulk = read_bytes >= BULK_READ_BYTES;
-        self.appender.pump(if bulk { Pump::IfFull } else { Pump::IfIdle })?;
+    fn hand_over(&mut self) -> Result<(), SourceError> {
+        let catching_up = self.reader.catching_up();
+        self.appender.pump(if catching_up { Pump::IfFull } else { Pump::IfIdle })?;
         self.hold = match self.hold {
-            held if bulk && self.appender.has_pending() => held.or_else(|| Some(Instant::now() + BULK_HOLD_MAX)),
+            held if catching_up && self.appender.has_pending() => held.or_else(|| Some(Instant::now() + HOLD_MAX)),
             _ => None,
         };
         Ok(())

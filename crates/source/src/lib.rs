@@ -71,6 +71,11 @@ pub trait SourceReader: Send {
     /// # Errors
     /// When the connection ended or the bytes make no sense; the session is then over.
     async fn read(&mut self, changes: &mut Vec<Change>) -> Result<usize, SourceError>;
+
+    /// Whether the last read was part of catching up, so that the next one will bring more within a moment.
+    fn catching_up(&self) -> bool {
+        false
+    }
 }
 
 /// What a confirmer may tell the source.

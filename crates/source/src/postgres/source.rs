@@ -114,6 +114,10 @@ impl SourceReader for PgReader {
         }
         Ok(usize::try_from(self.wal.bytes_read_total() - before).unwrap_or(usize::MAX))
     }
+
+    fn catching_up(&self) -> bool {
+        self.wal.is_catching_up()
+    }
 }
 
 struct PgConfirmer {

@@ -107,6 +107,11 @@ impl WalReader {
         self.wake_at = None;
     }
 
+    /// Whether reads are paced now, because the server has more than it can send at once.
+    pub fn is_catching_up(&self) -> bool {
+        self.pacer.as_ref().is_some_and(|pacer| pacer.pause().is_some())
+    }
+
     /// Bytes received since streaming began.
     pub fn bytes_read_total(&self) -> u64 {
         self.bytes_read
