@@ -215,3 +215,52 @@ fn render(renderer: &Renderer, event: &EventRef<'_>) -> Result<Event, String> {
     let json = renderer.event_json(event).map_err(|error| error.to_string())?;
     Ok(Event::default().id(event.offset.to_string()).data(json))
 }
+
+#[cfg(test)]
+mod tests {
+    use dbstreamd_log::{Log, LogOptions, Pump, UnitHead};
+    use dbstreamd_model::{Lsn, Op, Timestamp};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn events_that_the_filter_dropped_move_the_position_with_the_next_keep_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
+        let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+        let mut appender = log.appender(stream).unwrap();
+        appender.begin_session().await.unwrap();
+        appender.begin_unit(UnitHead { commit_lsn: Lsn(100), commit_time: Timestamp(1), xid: 7 });
+        for _ in 0..3 {
+            appender.append(Op::Message, None, b"");
+        }
+        appender.end_unit(Lsn(150));
+        appender.pump(Pump::Now).unwrap();
+        log.watch(stream).unwrap().wait_for(|marks| marks.visible == Offset(3)).await.unwrap();
+
+        let reader = log.reader(stream, StartAt::Earliest).unwrap();
+        let mut tail = Tail {
+            considered: reader.position().previous(),
+            reported: None,
+            keep_alive_at: Instant::now(),
+            known: HashSet::new(),
+            reader,
+            filter: Filter::new(&["shop.orders"], Vec::new()).unwrap(),
+            left: None,
+            renderer: Renderer::default(),
+            current: None,
+            shutdown: CancellationToken::new(),
+            ended: false,
+            _seat: Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap(),
+        };
+        let mut blocks = Vec::new();
+        for _ in 0..3 {
+            blocks.push(format!("{:?}", tail.next().await.unwrap()));
+            tail.keep_alive_at = Instant::now() + Duration::from_millis(300);
+        }
+        assert!(blocks[0].contains("id: 0") && blocks[1].contains("id: 3"), "{blocks:?}");
+        assert!(!blocks[2].contains("id: "), "{blocks:?}");
+        assert_eq!((tail.considered, tail.reported), (Offset(3), Some(Offset(3))));
+    }
+}
