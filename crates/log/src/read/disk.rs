@@ -174,6 +174,9 @@ fn checked(decoded: Result<Chunk, FrameError>, expected: Offset, first: bool) ->
     if follows { Ok(chunk) } else { Err("chunks before it are missing".into()) }
 }
 
+/// How RocksDB's messages about bytes that are not what was written begin (`Status::ToString`).
+const CORRUPTION: &str = "Corruption";
+
 /// Why the chunk that holds `from` could not be read: because retention was faster, or because of damage.
 fn explain(
     store: &Store,
@@ -189,7 +192,10 @@ fn explain(
     }
     let (last, reason) = match (failed, scan_error) {
         (Some((last, reason)), _) => (last, reason),
-        (None, Some(LogError::Store { reason, .. })) => (damage_end(store, stream, from, place), reason),
+        // RocksDB's own checksums; anything else (no descriptors left, say) passes and is no damage.
+        (None, Some(LogError::Store { reason, .. })) if reason.starts_with(CORRUPTION) => {
+            (damage_end(store, stream, from, place), reason)
+        }
         (None, Some(error)) => return error,
         (None, None) => (damage_end(store, stream, from, place), "chunks are missing".into()),
     };
