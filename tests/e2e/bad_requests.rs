@@ -76,6 +76,11 @@ fn an_offset_below_the_trim_point_is_refused_with_the_trim_point() {
     assert!(line.contains("removed by retention"), "{line}");
     let oldest: u64 = line.split("can still be read, is ").nth(1).unwrap().split(';').next().unwrap().parse().unwrap();
     assert!(oldest >= trim, "{line}");
-    let rest = daemon.everything("shop");
-    assert!(rest[0]["offset"].as_u64().unwrap() >= trim);
+    // Retention may overtake a reader that is told where to begin; it then says so, and the next one finds the beginning.
+    let first = crate::support::eventually("the oldest event is read", || {
+        let url = daemon.server_url();
+        let done = run(&["tail", "shop", "--server", &url, "--from", "earliest", "--limit", "1", "--format", "json"]);
+        done.status.success().then(|| serde_json::from_str::<serde_json::Value>(&done.stdout).unwrap())
+    });
+    assert!(first["offset"].as_u64().unwrap() >= trim);
 }

@@ -57,6 +57,7 @@ pub(crate) struct Ingest<'a> {
     confirmer: JoinHandle<Result<(), SourceError>>,
     closing: CancellationToken,
     received: watch::Sender<Lsn>,
+    compared: watch::Sender<bool>,
     appender: &'a mut Appender,
     window: &'a CreditShare,
     status: &'a StreamStatus,
@@ -77,15 +78,21 @@ impl<'a> Ingest<'a> {
     ) -> Self {
         let closing = CancellationToken::new();
         let received = watch::Sender::new(resume.confirmed_through);
-        let progress =
-            Progress { received: received.subscribe(), durable: appender.confirmed(), closing: closing.clone() };
-        let confirmer = tokio::spawn(session.confirmer.run(progress));
         let resent = ResentUnits::new(appender.units_after(session.resends_from), &resume, session.resends_from);
+        let compared = watch::Sender::new(resent.done());
+        let progress = Progress {
+            received: received.subscribe(),
+            durable: appender.confirmed(),
+            compared: compared.subscribe(),
+            closing: closing.clone(),
+        };
+        let confirmer = tokio::spawn(session.confirmer.run(progress));
         Self {
             reader: session.reader,
             confirmer,
             closing,
             received,
+            compared,
             appender,
             window,
             status,
@@ -199,7 +206,7 @@ impl<'a> Ingest<'a> {
                 }
                 Change::Idle { wal_end, reply_requested } => {
                     raise(&self.status.source_lsn, wal_end);
-                    if matches!(self.open, OpenUnit::None) {
+                    if self.may_idle(wal_end).await? {
                         self.appender.idle(wal_end, reply_requested);
                         reached = Some(wal_end);
                     }
@@ -220,11 +227,31 @@ impl<'a> Ingest<'a> {
         Ok(())
     }
 
+    /// Whether the source may forget its history up to `wal_end`, below which it has nothing for us.
+    async fn may_idle(&mut self, wal_end: Lsn) -> Result<bool, SourceError> {
+        if !matches!(self.open, OpenUnit::None) || self.resent.begins_after(wal_end) {
+            return Ok(false);
+        }
+        if self.resent.ends_by(wal_end) {
+            self.finish_comparison().await?;
+        }
+        Ok(self.resent.done())
+    }
+
+    /// What the source sent again is all there was: from here on positions are confirmed.
+    async fn finish_comparison(&mut self) -> Result<(), SourceError> {
+        if !self.resent.done() {
+            self.resent.finish().await?;
+            self.compared.send_replace(true);
+        }
+        Ok(())
+    }
+
     async fn begin(&mut self, head: UnitHead) -> Result<(), SourceError> {
         self.open = if self.resent.covers(&head) {
             OpenUnit::Resent(Box::new(ResentUnit::new(head)))
         } else {
-            self.resent.finish().await?;
+            self.finish_comparison().await?;
             self.appender.begin_unit(head);
             self.status.newest_commit_time.fetch_max(head.commit_time.0, Relaxed);
             OpenUnit::Fresh

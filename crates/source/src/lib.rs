@@ -84,6 +84,9 @@ pub struct Progress {
     pub received: watch::Receiver<Lsn>,
     /// How far the source may forget.
     pub durable: watch::Receiver<Durable<Lsn>>,
+    /// True once everything the source sent again was compared with the log. Before that nothing may be confirmed: the
+    /// source must be able to send it once more, or the evidence of a fork would be gone.
+    pub compared: watch::Receiver<bool>,
     /// Fires when everything received is durable and the session shall end politely.
     pub closing: CancellationToken,
 }

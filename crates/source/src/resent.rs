@@ -48,12 +48,28 @@ pub(crate) struct ResentUnits {
 impl ResentUnits {
     pub(crate) fn new(cursor: UnitCursor, resume: &Resume, resends_from: Lsn) -> Self {
         Self {
-            cursor: Some(cursor),
+            // Nothing the log has will come again: there is nothing to compare, and nothing is read.
+            cursor: (resends_from < resume.visible_lsn).then_some(cursor),
             ahead: VecDeque::new(),
             end: resume.visible_lsn,
             trimmed_through: resume.trimmed_through,
             resends_from,
         }
+    }
+
+    /// Whether everything was compared.
+    pub(crate) fn done(&self) -> bool {
+        self.cursor.is_none()
+    }
+
+    /// Whether the source sent everything below `lsn`, then all that could be compared.
+    pub(crate) fn ends_by(&self, lsn: Lsn) -> bool {
+        lsn >= self.end
+    }
+
+    /// Whether the source has anything to say about its history below `lsn`: it reads from further back than it sends.
+    pub(crate) fn begins_after(&self, lsn: Lsn) -> bool {
+        lsn < self.resends_from
     }
 
     /// Whether the log already got past this unit.

@@ -49,6 +49,10 @@ pub async fn run(
         status.fail(&error.to_string(), pause.is_some());
         let Some(pause) = pause else {
             tracing::error!(stream = %status.name(), %error, "stream stopped; it waits for an operator");
+            // What it left unfinished holds credit, and partitions that retention wants.
+            if let Err(error) = appender.begin_session().await {
+                tracing::debug!(stream = %status.name(), %error, "the unfinished tail stays until the next start");
+            }
             shutdown.cancelled().await;
             break;
         };

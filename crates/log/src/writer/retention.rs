@@ -90,6 +90,7 @@ impl Writer {
         let state = &slot.state;
         let layout = slot.stream.layout.read();
         let next = layout.directory.iter().find(|(other, _)| *other > seq).map(|(_, entry)| *entry);
+        let trimmed = layout.trim;
         drop(layout);
         let Some(next) = next else {
             let all = Trim { point: state.visible, lsn: state.visible_lsn, commit_time: state.commit_time_max };
@@ -99,6 +100,10 @@ impl Writer {
         let mut trim = Trim { point, lsn: next.lsn_before, commit_time: next.commit_time_before };
         if point > state.visible {
             return None;
+        }
+        if trimmed.point >= point {
+            // A unit that lay in several partitions: its end is the trim point already, and that never moves back.
+            return Some(trimmed);
         }
         while trim.point < state.visible {
             // A chunk that cannot be read is reported where it is read, and must not keep the log from writing: then

@@ -72,13 +72,21 @@ fn the_oldest_partitions_go_and_what_is_left_reads_as_before() {
 
 #[test]
 fn an_unfinished_unit_holds_its_partitions_and_a_finished_one_goes_whole() {
+    // In two partitions, and in so many that the trim point passes several of them at once.
+    for events in [200, 600] {
+        a_unit_of_this_size_goes_whole(events);
+    }
+}
+
+fn a_unit_of_this_size_goes_whole(events: u32) {
     let dir = tempfile::tempdir().unwrap();
     let (log, stream) = open(dir.path(), Retention { age: Some(Duration::ZERO), bytes: None });
     runtime().block_on(async {
         let mut writer = Writer::begin(&log, stream).await;
         writer.unit(TIME, &bodies(2, 10));
-        let noisy: Vec<_> =
-            (0..200_u32).map(|n| format!("{:x}", u128::from(n).pow(9) * 0x9E37_79B9_7F4A).into_bytes()).collect();
+        let noisy: Vec<_> = (0..events)
+            .map(|n| format!("{:x}", u128::from(n).pow(9).wrapping_mul(0x9E37_79B9_7F4A)).into_bytes())
+            .collect();
         let huge = writer.begin_unit(TIME, &noisy);
         writer.settle().await;
         within(log.apply_retention()).await.unwrap();
@@ -88,8 +96,10 @@ fn an_unfinished_unit_holds_its_partitions_and_a_finished_one_goes_whole() {
         writer.settle().await;
         within(log.apply_retention()).await.unwrap();
         let trim = log.watermarks(stream).unwrap().trim_point;
-        assert_eq!(trim, Offset(202), "the whole unit went, though its end is in a kept partition");
-        assert_eq!(read_all(&log, stream, StartAt::Earliest).await.unwrap(), writer.events[202..]);
+        let gone = events + 2;
+        assert_eq!(trim, Offset(u64::from(gone)), "the whole unit went, though its end is in a kept partition");
+        let left = writer.events.get(usize::try_from(gone).unwrap()..).unwrap();
+        assert_eq!(read_all(&log, stream, StartAt::Earliest).await.unwrap(), left);
     });
 }
 

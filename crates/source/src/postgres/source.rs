@@ -65,6 +65,7 @@ impl Source for PostgresSource {
             reader: Box::new(PgReader {
                 wal,
                 frames: Vec::new(),
+                charged: 0,
                 decoder: Decoder::default(),
                 asked: Arc::clone(&asked),
                 silence_max: settings.receive_timeout,
@@ -87,6 +88,8 @@ async fn wal_sender_timeout(connection: &mut Connection) -> Result<Option<Durati
 struct PgReader {
     wal: WalReader,
     frames: Vec<WalFrame>,
+    /// Bytes that were reported as received; a read that was cancelled may have brought more.
+    charged: u64,
     decoder: Decoder,
     asked: Arc<Notify>,
     silence_max: Duration,
@@ -95,7 +98,6 @@ struct PgReader {
 #[async_trait]
 impl SourceReader for PgReader {
     async fn read(&mut self, changes: &mut Vec<Change>) -> Result<usize, SourceError> {
-        let before = self.wal.bytes_read_total();
         match tokio::time::timeout(self.silence_max, self.wal.read(&mut self.frames)).await {
             Ok(read) => read?,
             // The confirmer asks for an answer well within this time, so even an idle server has spoken.
@@ -112,7 +114,9 @@ impl SourceReader for PgReader {
                 }
             }
         }
-        Ok(usize::try_from(self.wal.bytes_read_total() - before).unwrap_or(usize::MAX))
+        let total = self.wal.bytes_read_total();
+        let new = total - std::mem::replace(&mut self.charged, total);
+        Ok(usize::try_from(new).unwrap_or(usize::MAX))
     }
 
     fn catching_up(&self) -> bool {
@@ -153,9 +157,10 @@ impl Confirmer for PgConfirmer {
 }
 
 impl PgConfirmer {
-    /// `write` is what was received; `flush` and `apply` are what is durable here.
+    /// `write` is what was received; `flush` and `apply` are what is durable here, once the source's history was seen to
+    /// be the log's. Zero moves nothing at the server.
     async fn send(&mut self, progress: &Progress, ask: bool) -> Result<(), PgError> {
-        let durable = progress.durable.borrow().get();
+        let durable = if *progress.compared.borrow() { progress.durable.borrow().get() } else { Lsn::ZERO };
         let received = (*progress.received.borrow()).max(durable);
         self.feedback.status_update(received, durable, durable, ask).await
     }
