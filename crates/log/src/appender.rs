@@ -137,7 +137,7 @@ impl Appender {
         (self.commit_time_max, self.confirm, self.misuse) = (commit_time_max, Lsn::ZERO, None);
         self.stream.appended.store(resume.next_offset.previous().0, Relaxed);
         // Everything handed over is durable by now; what was not handed over keeps its id.
-        self.schemas = self.stream.schemas.read().clone();
+        self.schemas = SchemaRegistry::clone(&self.stream.schemas.read());
         for schema in &self.new_schemas {
             self.schemas.insert(schema.clone());
         }
@@ -322,6 +322,7 @@ impl Appender {
             body_start: 0,
             bytes: parts.bodies,
             encoded: OnceLock::new(),
+            encoded_bytes: None,
         };
         self.next_offset = chunk.last_offset().next();
         let stays = stays.next_multiple_of(CREDIT_GRAIN);

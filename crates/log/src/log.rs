@@ -89,7 +89,7 @@ pub(crate) struct Shared {
     /// Becomes true when the log is closed.
     pub(crate) closed: watch::Sender<bool>,
     pub(crate) disk_reads: Arc<Semaphore>,
-    commits: Semaphore,
+    commits: Arc<Semaphore>,
     store: RwLock<Option<Arc<Store>>>,
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
     failure: OnceLock<Arc<LogError>>,
@@ -126,7 +126,7 @@ impl Log {
             metrics: LogMetrics::default(),
             closed: watch::Sender::new(false),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
-            commits: Semaphore::new(COMMITS_WAITING_MAX),
+            commits: Arc::new(Semaphore::new(COMMITS_WAITING_MAX)),
             store: RwLock::new(Some(Arc::clone(&store))),
             streams: RwLock::new(streams),
             failure: OnceLock::new(),
@@ -241,9 +241,10 @@ impl Log {
         rewind: Rewind,
     ) -> Result<Durable<Offset>, LogError> {
         let stream = self.shared.stream(stream)?;
-        let _permit = self.shared.commits.acquire().await.map_err(|_| LogError::Closed)?;
+        // Leaves with the command, not with the caller: one who gives up waiting does not make room for another.
+        let permit = Arc::clone(&self.shared.commits).acquire_owned().await.map_err(|_| LogError::Closed)?;
         let (reply, answer) = oneshot::channel();
-        let command = CommitCommand { stream, consumer: consumer.clone(), offset, rewind, reply };
+        let command = CommitCommand { stream, consumer: consumer.clone(), offset, rewind, reply, permit };
         self.shared.send(Command::Commit(Box::new(command)))?;
         self.shared.answer(answer).await
     }
@@ -410,4 +411,35 @@ impl std::fmt::Debug for Log {
 
 fn record(stream: StreamId, name: &ConsumerName, committed: &crate::store::Committed) -> ConsumerRecord {
     ConsumerRecord { stream, name: name.clone(), committed: committed.offset, committed_at: committed.at }
+}
+
+#[cfg(test)]
+mod tests {
+    use dbstreamd_model::{Lsn, Op, Timestamp};
+
+    use super::*;
+    use crate::{Pump, UnitHead};
+
+    #[tokio::test]
+    async fn a_panic_of_the_writer_is_a_failure_that_everyone_hears_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Log::open(LogOptions::with_dir(folder.path())).unwrap();
+        let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+        let mut appender = log.appender(stream).unwrap();
+        appender.begin_session().await.unwrap();
+
+        log.shared.send(Command::Panic).unwrap();
+        appender.begin_unit(UnitHead { commit_lsn: Lsn(1), commit_time: Timestamp(1), xid: 1 });
+        appender.append(Op::Message, None, b"body");
+        appender.end_unit(Lsn(2));
+        // The log may have heard of the panic already.
+        let _ = appender.pump(Pump::Now);
+        appender.writer_idle().await;
+        let error = appender.begin_session().await.unwrap_err();
+        assert!(error.to_string().contains("the writer panicked: as told"), "{error}");
+        assert!(log.apply_retention().await.is_err());
+        assert!(log.failure().is_some());
+        drop(appender);
+        assert!(log.close().is_err());
+    }
 }

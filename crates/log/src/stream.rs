@@ -25,8 +25,8 @@ pub(crate) struct Stream {
     pub(crate) published: Published,
     /// The newest offset the appender gave out.
     pub(crate) appended: AtomicU64,
-    /// Durable schema versions.
-    pub(crate) schemas: RwLock<SchemaRegistry>,
+    /// Durable schema versions. Who needs them for long takes the `Arc` out, so that the writer never waits for a disk read.
+    pub(crate) schemas: RwLock<Arc<SchemaRegistry>>,
     /// Where on disk what is.
     pub(crate) layout: RwLock<Layout>,
     /// Durable commits of consumers.
@@ -62,7 +62,7 @@ impl Stream {
             name: loaded.name.clone(),
             published: Published::restored(&loaded.state, loaded.trim.point),
             appended: AtomicU64::new(loaded.state.durable.0),
-            schemas: RwLock::new(loaded.schemas.clone()),
+            schemas: RwLock::new(Arc::new(loaded.schemas.clone())),
             layout: RwLock::new(Layout {
                 directory: loaded.directory.clone(),
                 epochs,

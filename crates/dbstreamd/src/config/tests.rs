@@ -61,22 +61,22 @@ fn an_error_in_the_file_names_file_line_key_and_what_is_expected() {
     let leaky = refused("[[source]]\ntables = \"postgres://u:s3cret@h/a\"\n", &[]);
     assert!(leaky.contains("source.tables"), "{leaky}");
     for leaky in [
-        "[[source]]\ntables = \"postgres://u:p/s3cret@h/d\"\n",
+        "[[source]]\ntables = \"postgres://u:p/s3cret@h/hidden\"\n",
         "[[source]]\ntables = \"host=h password = s3cret\"\n",
-        "[grpc]\nlisten = \"postgres://u:p/s3cret@h/d\"\n",
+        "[grpc]\nlisten = \"postgres://u:p/s3cret@h/hidden\"\n",
         "[http]\nlisten = \"host=h password = s3cret\"\n",
         "[grpc]\nmax_connections = \"host=h password = s3cret\"\n",
-        "[logging]\nformat = \"postgres://u:p/s3cret@h/d\"\n",
-        "[[source]]\nname = \"postgres://u:p/s3cret@h/d\"\nurl = \"postgres://u@h/d\"\n",
-        "[[source]]\n\"postgres://u:p/s3cret@h/d\" = 1\n",
-        "[[source]]\nurl = \"postgres://u@h/d\"\ntables = [\"postgres://u:p/s3cret@h/d\"]\n",
+        "[logging]\nformat = \"postgres://u:p/s3cret@h/hidden\"\n",
+        "[[source]]\nname = \"postgres://u:p/s3cret@h/hidden\"\nurl = \"postgres://u@h/hidden\"\n",
+        "[[source]]\n\"postgres://u:p/s3cret@h/hidden\" = 1\n",
+        "[[source]]\nurl = \"postgres://u@h/hidden\"\ntables = [\"postgres://u:p/s3cret@h/hidden\"]\n",
     ] {
         let error = refused(leaky, &[]);
-        assert!(!error.contains("h/d"), "part of a URL in {error}");
+        assert!(!error.contains("hidden"), "part of a URL in {error}");
     }
     refused("", &[("DBSTREAMD_HTTP_LISTEN", "postgres://u:p/s3cret@h/d")]);
     let url = refused(
-        "[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\n\n[[source]]\nname = \"b\"\nurl = \"mysql://u:s3cret@h/d\"\n",
+        "[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\n\n[[source]]\nname = \"b\"\nurl = \"mysql://u:s3cret@h/hidden\"\n",
         &[],
     );
     assert!(url.contains("dbstreamd.toml:5: source \"b\": url: ") && url.contains("postgres://"), "{url}");

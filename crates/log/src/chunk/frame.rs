@@ -170,6 +170,7 @@ pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) ->
         body_start: index_bytes,
         bytes,
         encoded: OnceLock::new(),
+        encoded_bytes: None,
     })
 }
 

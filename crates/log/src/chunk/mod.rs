@@ -15,6 +15,8 @@ mod tests;
 mod varint;
 
 use std::ops::Range;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -41,7 +43,9 @@ pub struct Chunk {
     /// What precedes the bodies in `bytes`: a chunk read from disk keeps the buffer it was decompressed into.
     pub(crate) body_start: usize,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) encoded: OnceLock<EncodedRun>,
+    pub(crate) encoded: OnceLock<Counted>,
+    /// Where the memory of `encoded` is counted, for a chunk in the tail ring.
+    pub(crate) encoded_bytes: Option<Arc<AtomicUsize>>,
 }
 
 /// One event's place in its chunk.
@@ -80,6 +84,35 @@ pub struct EncodedRun {
     pub bytes: Bytes,
     /// Where event `i` ends in `bytes`.
     pub ends: Vec<u32>,
+}
+
+/// An encoding whose memory is counted for as long as it lives.
+pub(crate) struct Counted {
+    run: EncodedRun,
+    total: Option<Arc<AtomicUsize>>,
+}
+
+impl Counted {
+    fn new(run: EncodedRun, total: Option<Arc<AtomicUsize>>) -> Self {
+        if let Some(total) = &total {
+            total.fetch_add(run.memory(), Relaxed);
+        }
+        Self { run, total }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(total) = &self.total {
+            total.fetch_sub(self.run.memory(), Relaxed);
+        }
+    }
+}
+
+impl EncodedRun {
+    fn memory(&self) -> usize {
+        self.bytes.len() + self.ends.capacity() * size_of::<u32>()
+    }
 }
 
 /// One event, read in place.
@@ -162,7 +195,7 @@ impl Chunk {
 
     /// The chunk in an outer encoding: `make` runs at most once per chunk, whoever asks first.
     pub fn encoded(&self, make: impl FnOnce(&Self) -> EncodedRun) -> &EncodedRun {
-        self.encoded.get_or_init(|| make(self))
+        &self.encoded.get_or_init(|| Counted::new(make(self), self.encoded_bytes.clone())).run
     }
 
     /// Whether its last unit ends in it, so that it can be made visible.

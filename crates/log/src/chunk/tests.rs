@@ -73,6 +73,7 @@ fn chunk_of(units: &[RandomUnit], first_ordinal: u32, finished: bool) -> Chunk {
         body_start: 0,
         bytes: parts.bodies,
         encoded: OnceLock::new(),
+        encoded_bytes: None,
     }
 }
 

@@ -60,7 +60,7 @@ struct Run {
 /// Scans from the key of `seek` on for chunks from the one that holds `from` on.
 fn read_run(store: &Store, stream: &Stream, place: &Place, seek: Offset, from: Offset, budget: Budget) -> Run {
     let mut run = Run::default();
-    let registry = stream.schemas.read();
+    let registry = Arc::clone(&stream.schemas.read());
     let scanned = store.scan(place.partition, place.key(stream, seek), place.through, false, |key, value| {
         let expected = run.chunks.last().map_or(from, |chunk| chunk.last_offset().next());
         match checked(decode(&key, value, &registry), expected, run.chunks.is_empty()) {
@@ -138,12 +138,13 @@ pub(crate) fn verify_newest(store: &Store, stream: &Stream) -> Result<(), LogErr
         Ok(newest) => newest,
         Err(error) => return Err(explain(store, stream, visible, &place, None, Some(error))),
     };
+    let registry = Arc::clone(&stream.schemas.read());
     let reason = match &newest {
         None => Some("it is missing".to_owned()),
         Some((key, _)) if key.last_offset != visible => {
             Some(format!("the newest chunk ends at offset {}", key.last_offset))
         }
-        Some((key, value)) => decode(key, value, &stream.schemas.read()).err().map(|error| error.to_string()),
+        Some((key, value)) => decode(key, value, &registry).err().map(|error| error.to_string()),
     };
     reason.map_or(Ok(()), |reason| Err(explain(store, stream, visible, &place, Some((visible, reason)), None)))
 }

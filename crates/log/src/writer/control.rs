@@ -32,6 +32,8 @@ impl Writer {
             Command::Close => return Ok(Next::Close),
             // These two are gathered, never handed on to here.
             Command::Chunk(_) | Command::Commit(_) => {}
+            #[cfg(test)]
+            Command::Panic => panic!("as told"),
         }
         Ok(Next::Continue)
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use dbstreamd_model::{ConsumerName, Offset, StreamId, Timestamp};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::queue::Reply;
 use super::{ChunkCommand, CommitCommand, Durable, Slot, Writer};
@@ -33,7 +34,7 @@ pub(super) struct Group {
     commits: BTreeMap<(StreamId, ConsumerName), (Arc<Stream>, Committed)>,
     /// How many of these consumers are new to their stream.
     new_consumers: BTreeMap<StreamId, usize>,
-    replies: Vec<(Reply<Durable<Offset>>, Offset)>,
+    replies: Vec<(Reply<Durable<Offset>>, Offset, OwnedSemaphorePermit)>,
     /// Partitions that were closed while it was put together.
     closed: Vec<PartitionSeq>,
 }
@@ -98,7 +99,7 @@ impl Writer {
 
     /// Puts a consumer's commit into the group, or refuses it.
     pub(super) fn gather_commit(&mut self, group: &mut Group, command: CommitCommand) -> Result<(), LogError> {
-        let CommitCommand { stream, consumer, offset, rewind, reply } = command;
+        let CommitCommand { stream, consumer, offset, rewind, reply, permit } = command;
         let visible = stream.published.watermarks().visible;
         let id = (stream.id, consumer);
         let committed = match group.commits.get(&id) {
@@ -129,7 +130,7 @@ impl Writer {
             self.store.put_meta(&mut group.batch, MetaKey::Consumer(id.0, id.1.as_str()), &record.encode())?;
             group.commits.insert(id, (stream, record));
         }
-        group.replies.push((reply, wanted));
+        group.replies.push((reply, wanted, permit));
         Ok(())
     }
 
@@ -166,7 +167,7 @@ impl Writer {
 
     fn publish(&mut self, group: Group) -> Result<(), LogError> {
         for (stream, schema) in group.schemas {
-            stream.schemas.write().insert(schema);
+            Arc::make_mut(&mut stream.schemas.write()).insert(schema);
         }
         for (stream, partition, entry) in group.places {
             stream.layout.write().directory.push((partition, entry));
@@ -196,7 +197,7 @@ impl Writer {
         }
         // And the appenders may go on: whoever is woken finds the watermarks moved.
         drop(released);
-        for (reply, offset) in group.replies {
+        for (reply, offset, _permit) in group.replies {
             // Who asked may have gone away; the commit holds all the same.
             let _ = reply.send(Ok(Durable::mint(offset)));
         }

@@ -17,7 +17,9 @@ mod queue;
 mod retention;
 mod ring_budget;
 
+use std::any::Any;
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,7 +94,10 @@ impl Writer {
         loop {
             // Outlives a failing turn: whoever waits for something in it must find the failure when it wakes up.
             let mut group = Group::default();
-            match self.turn(&mut group) {
+            // A bug must not leave appenders waiting for a thread that is gone. What a turn that panicked left half done
+            // is not used any more: after a failure only the queue is answered.
+            let turn = catch_unwind(AssertUnwindSafe(|| self.turn(&mut group)));
+            match turn.unwrap_or_else(|panic| Err(panicked(&*panic))) {
                 Ok(Next::Continue) => {}
                 Ok(Next::Close) => return self.refuse_all(&LogError::Closed, false),
                 Err(error) => {
@@ -158,6 +163,11 @@ impl Writer {
     }
 }
 
+fn panicked(panic: &(dyn Any + Send)) -> LogError {
+    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    LogError::Store { action: "write", reason: format!("the writer panicked: {}", said.unwrap_or("no reason given")) }
+}
+
 /// Answers a command with an error. Who does not wait for the answer does not need it.
 pub(crate) fn refuse(command: Command, error: &LogError) {
     match command {
@@ -167,5 +177,7 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Reset { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Retain { reply } => drop(reply.send(Err(error.clone()))),
         Command::Close => {}
+        #[cfg(test)]
+        Command::Panic => {}
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName};
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::Durable;
 use crate::appender::Restart;
@@ -35,6 +35,9 @@ pub(crate) enum Command {
     Retain { reply: Reply<()> },
     /// Finish what was asked before, and end.
     Close,
+    /// Panic, to see what becomes of everyone else.
+    #[cfg(test)]
+    Panic,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
@@ -58,6 +61,8 @@ pub(crate) struct CommitCommand {
     pub(crate) offset: Offset,
     pub(crate) rewind: Rewind,
     pub(crate) reply: Reply<Durable<Offset>>,
+    /// One of the places of commits that wait.
+    pub(crate) permit: OwnedSemaphorePermit,
 }
 
 /// The queue.

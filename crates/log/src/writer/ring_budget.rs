@@ -1,7 +1,12 @@
 //! How much of the tail is kept in memory, for all streams together: the oldest chunk of all goes first.
+//!
+//! Encodings that subscribers made of chunks in the ring count as well. They come to be between two pushes, so that the
+//! ring may be over its limit by what is encoded until the next one; once full it holds about half as many chunks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::chunk::Chunk;
 use crate::stream::Stream;
@@ -9,18 +14,21 @@ use crate::stream::Stream;
 /// The budget; only the writer has it.
 pub(super) struct RingBudget {
     limit: usize,
+    /// Of the chunks themselves.
     used: usize,
+    /// Of their encodings, also of chunks that left the ring and are still being read.
+    encoded: Arc<AtomicUsize>,
     /// Whose chunk was pushed when: each entry stands for the then newest chunk of that stream.
     order: VecDeque<Arc<Stream>>,
 }
 
 impl RingBudget {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, used: 0, order: VecDeque::new() }
+        Self { limit, used: 0, encoded: Arc::default(), order: VecDeque::new() }
     }
 
     /// Adds the newest chunk of `stream`, and lets go of the oldest ones while there are too many.
-    pub(super) fn push(&mut self, stream: &Arc<Stream>, chunk: Chunk) {
+    pub(super) fn push(&mut self, stream: &Arc<Stream>, mut chunk: Chunk) {
         let bytes = chunk.memory();
         if bytes > self.limit / 4 {
             // One chunk that would push most others out is better read from disk.
@@ -28,10 +36,59 @@ impl RingBudget {
         }
         self.used += bytes;
         self.order.push_back(Arc::clone(stream));
+        chunk.encoded_bytes = Some(Arc::clone(&self.encoded));
         stream.ring.push(Arc::new(chunk));
-        while self.used > self.limit {
+        while self.used + self.encoded.load(Relaxed) > self.limit {
             let Some(oldest) = self.order.pop_front().and_then(|stream| stream.ring.pop_oldest()) else { break };
             self.used -= oldest.memory().min(self.used);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use dbstreamd_model::{Epoch, Lsn, Offset, StreamId, Timestamp};
+
+    use super::*;
+    use crate::chunk::{EncodedRun, EventEntry};
+    use crate::store::LoadedStream;
+
+    fn chunk(offset: u64) -> Chunk {
+        Chunk {
+            stream: StreamId(1),
+            epoch: Epoch::FIRST,
+            first_offset: Offset(offset),
+            lsn_end: Lsn(offset),
+            commit_time_max: Timestamp(0),
+            events: vec![EventEntry { body_end: 1000, schema: 0, op: dbstreamd_model::Op::Message }],
+            units: Vec::new(),
+            schemas: Vec::new(),
+            body_start: 0,
+            bytes: vec![0; 1000],
+            encoded: OnceLock::new(),
+            encoded_bytes: None,
+        }
+    }
+
+    #[test]
+    fn encodings_take_their_part_of_the_budget_and_give_it_back() {
+        let stream = Arc::new(Stream::new(StreamId(1), &LoadedStream::new("shop".parse().unwrap())));
+        let kept = |from: u64| (from..=60).filter(|offset| stream.ring.find(Offset(*offset)).is_some()).count();
+        let mut ring = RingBudget::new(20 * chunk(1).memory());
+        (1..=30).for_each(|offset| ring.push(&stream, chunk(offset)));
+        assert_eq!(kept(1), 20);
+        for offset in 11..=30 {
+            stream
+                .ring
+                .find(Offset(offset))
+                .unwrap()
+                .encoded(|chunk| EncodedRun { bytes: vec![0; chunk.memory()].into(), ends: Vec::new() });
+        }
+        ring.push(&stream, chunk(31));
+        assert_eq!(kept(1), 10, "chunk and encoding together are twice as large");
+        (32..=60).for_each(|offset| ring.push(&stream, chunk(offset)));
+        assert_eq!((kept(1), ring.encoded.load(Relaxed)), (20, 0));
     }
 }
