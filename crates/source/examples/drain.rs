@@ -8,6 +8,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use dbstreamd_model::Lsn;
+use dbstreamd_pgoutput::Message;
 use dbstreamd_source::postgres::{ConnectOptions, Connection, Replication, SessionKind, WalFrame};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -43,7 +44,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         reads += 1;
         for frame in frames.drain(..) {
             match frame {
-                WalFrame::XLogData { wal_start, data, .. } => {
+                WalFrame::XLogData { wal_start, data, sent_at, .. } => {
+                    if let Ok(Message::Begin(begin)) = dbstreamd_pgoutput::parse(&data) {
+                        let lag = sent_at.0.saturating_sub(begin.commit_time.0);
+                        wal.note_lag(Duration::from_micros(u64::try_from(lag).unwrap_or(0)));
+                    }
                     reached |= wal_start >= target;
                     messages += 1;
                     rows += u64::from(matches!(data.first(), Some(b'I' | b'U' | b'D')));

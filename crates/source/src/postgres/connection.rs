@@ -121,8 +121,7 @@ impl Connection {
         encrypted: bool,
     ) -> Result<Self, PgError> {
         // Autotuning suits ordinary sessions; a WAL stream has a buffer that its pacing is steered by.
-        let receive_buffer = (kind == SessionKind::Replication).then_some(options.receive_buffer_bytes);
-        let stream = dial(options, endpoint, receive_buffer).await?;
+        let stream = dial(options, endpoint).await?;
         let stream = if encrypted { encrypt(options, endpoint, stream).await? } else { stream };
         let mut connection = Self {
             wire: Wire::new(stream, endpoint.to_string()),
@@ -307,7 +306,7 @@ impl Connection {
     pub async fn cancel(&self) -> Result<(), PgError> {
         let Some((pid, secret)) = self.backend else { return Ok(()) };
         let request = async {
-            let mut stream = dial(&self.options, &self.endpoint, None).await?;
+            let mut stream = dial(&self.options, &self.endpoint).await?;
             if self.wire.stream.is_encrypted() {
                 stream = encrypt(&self.options, &self.endpoint, stream).await?;
             }

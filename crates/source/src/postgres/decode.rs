@@ -69,6 +69,7 @@ pub(crate) struct Decoder {
     relations: HashMap<u32, usize>,
     last_relation: Option<(u32, usize)>,
     open: Option<UnitHead>,
+    newest_commit_time: Option<Timestamp>,
 }
 
 impl Decoder {
@@ -81,6 +82,7 @@ impl Decoder {
             Message::Delete(row) => self.row(Op::Delete, &row, data, changes)?,
             Message::Begin(begin) => {
                 let head = UnitHead { commit_lsn: begin.final_lsn, commit_time: begin.commit_time, xid: begin.xid };
+                self.newest_commit_time = Some(head.commit_time);
                 self.begin(head, changes)?;
             }
             Message::Commit(commit) => {
@@ -130,6 +132,11 @@ impl Decoder {
             Message::StreamAbort(_) => {}
         }
         Ok(())
+    }
+
+    /// When the transaction was committed that began last.
+    pub(crate) fn newest_commit_time(&self) -> Option<Timestamp> {
+        self.newest_commit_time
     }
 
     fn begin(&mut self, head: UnitHead, changes: &mut Vec<Change>) -> Result<(), DecodeError> {

@@ -1,4 +1,5 @@
-//! What we ask the Linux kernel that no safe crate here offers: a socket's segment count, and a precise timer.
+//! What we ask the Linux kernel that no safe crate here offers: a socket's segment count, a read into memory that was
+//! not zeroed before, and a precise timer.
 //!
 //! The only unsafe code of this crate.
 #![allow(unsafe_code)]
@@ -6,27 +7,62 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::{MaybeUninit, size_of};
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::Interest;
+use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, ReadBuf};
 
 /// How many segments with data a TCP socket has received so far (it wraps); none when the kernel does not say.
 pub(crate) fn tcp_data_segments(socket: RawFd) -> Option<u32> {
+    let needed = std::mem::offset_of!(libc::tcp_info, tcpi_data_segs_in) + size_of::<u32>();
+    Some(tcp_info(socket, needed)?.tcpi_data_segs_in)
+}
+
+/// How long a TCP socket's segments take to the other side and back, as the kernel has measured it.
+pub(crate) fn tcp_round_trip(socket: RawFd) -> Option<Duration> {
+    let needed = std::mem::offset_of!(libc::tcp_info, tcpi_rtt) + size_of::<u32>();
+    Some(Duration::from_micros(tcp_info(socket, needed)?.tcpi_rtt.into()))
+}
+
+/// `TCP_INFO`, if the kernel fills in its first `needed` bytes.
+fn tcp_info(socket: RawFd, needed: usize) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let size = size_of::<libc::tcp_info>();
-    let mut length = libc::socklen_t::try_from(size).ok()?;
+    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
     // SAFETY: `info` is writable for `length` bytes, and the kernel writes no more than that; on a descriptor that is
     // closed or no TCP socket the call fails and writes nothing.
     let result =
         unsafe { libc::getsockopt(socket, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length) };
-    let needed = std::mem::offset_of!(libc::tcp_info, tcpi_data_segs_in) + size_of::<u32>();
     if result != 0 || (length as usize) < needed {
         return None;
     }
     // SAFETY: `tcp_info` is plain integers, and all of it was zeroed before the kernel filled in a part.
-    Some(unsafe { info.assume_init() }.tcpi_data_segs_in)
+    Some(unsafe { info.assume_init() })
+}
+
+/// An owned socket in the runtime's epoll set.
+pub(crate) fn registered<T: OwnsSocket>(socket: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: who implements `OwnsSocket` keeps one descriptor open until it is dropped, after the registration.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest) }?)
+}
+
+/// Types that own one socket and never exchange it for another.
+pub(crate) trait OwnsSocket: AsRawFd {}
+impl OwnsSocket for TcpStream {}
+impl OwnsSocket for Arc<TcpStream> {}
+
+/// One read of a socket, of what fits into the buffer; nothing read is the end of the stream.
+pub(crate) fn receive(socket: &TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+    // SAFETY: nothing but `recv` writes to it, and that writes initialised bytes only.
+    let room = unsafe { buffer.unfilled_mut() };
+    let received = SockRef::from(socket).recv(room)?;
+    // SAFETY: the kernel has just written that many bytes to the front of it.
+    unsafe { buffer.assume_init(received) };
+    buffer.advance(received);
+    Ok(())
 }
 
 /// A timer that keeps microseconds, where tokio's rounds up to whole milliseconds.

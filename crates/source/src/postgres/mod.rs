@@ -22,6 +22,7 @@ mod secret;
 pub mod setup;
 mod socket;
 mod source;
+mod tcp;
 mod tls;
 mod wal;
 mod wire;

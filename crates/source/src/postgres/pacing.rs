@@ -1,33 +1,55 @@
 //! When to read: a pause before the next read while catching up, none otherwise. Decisions only; `wal.rs` measures and sleeps.
 //!
-//! A walsender hands its socket one message at a time. If the reader takes each at once, the kernel sends a small segment
-//! and wakes somebody up for every row, and the sender, which is the bottleneck, pays for it: half of its time. If the
-//! reader waits a moment, messages gather in the socket's buffers and travel together. The right moment depends on row
-//! width, machine and load, so it is steered by what is seen: bytes per segment and bytes per read.
+//! A walsender hands its socket one message at a time. As long as the connection's window is open the kernel sends each
+//! at once as a segment of its own, and the sender, which is the bottleneck of any drain, pays for it with half of its
+//! time. When the window is closed, messages gather in the sender's socket buffer and leave in segments of 64 KiB.
+//! So what is wanted is a sender that always has a backlog in its own buffer: the receive buffer is made small, the
+//! whole of it is read after each pause, and the pause is just so long that this is no more than the sender makes. How
+//! long that is depends on row width, machine and load, so it is steered by what is seen: large segments say that there
+//! is a backlog and that reads may come a little sooner; small ones that it is used up, and then one long pause lets
+//! it grow again, during which the sender goes on working.
 //!
-//! Measured over loopback (2 M rows in transactions of 100, two cores, PostgreSQL 15): 285 k to 302 k rows/s with these pauses,
-//! 129 k to 137 k without, 107 k to 123 k with `pg_recvlogical`; the walsender's CPU time falls to a half. Over Unix sockets, whose
-//! every message stays a buffer of its own, a pause only stops the sender (217 k rows/s against 281 k), so there is none.
+//! That holds whatever the congestion control: a window of few segments (BBR in its first phase) makes a sender gather
+//! too, but that ends when it has seen enough; cubic has no such phase. Measurements: docs/adr/0003-paced-reads.md.
+//! Over Unix sockets, whose every message stays a buffer of its own, a pause only stops the sender, so there is none; far
+//! away a small window would be the bottleneck itself.
 
 use std::time::Duration;
 
-/// Catching up means this many eager reads in a window, or this many bytes: tens of thousands of rows a second. Slower
-/// than that the server is busy with other things than segments, and pausing gains nothing.
+/// The receive buffer of a paced connection. The kernel doubles it and opens a window of about 100 KiB: more than one segment
+/// of the loopback device (64 KiB), and little enough to be full in a millisecond or two.
+pub(crate) const RECEIVE_BUFFER_BYTES: usize = 64 * 1024;
+/// Servers farther away than this are read eagerly: such a window per round trip would be the limit.
+pub(crate) const ROUND_TRIP_MAX: Duration = Duration::from_millis(1);
+
+/// How old a commit must be, when the server sends it, for the server to be behind; and how old to stay so.
+const LAG_BEGIN: Duration = Duration::from_millis(100);
+const LAG_END: Duration = Duration::from_millis(50);
+/// And this many eager reads in a window, or this many bytes: tens of thousands of rows a second. Slower than that the
+/// server is busy with other things than segments, and pausing gains nothing.
 const WINDOW_READS_MIN: u32 = 10;
 const WINDOW_BYTES_MIN: usize = 8 * 1024;
 const WINDOW: Duration = Duration::from_millis(1);
-/// One paused read that brought less than this per millisecond says that we have caught up: another pause would only be
-/// latency. Lower than what begins the pausing, so that the two do not alternate.
+/// A long pause that brought less than this per millisecond says that the server has no more. Lower than what begins
+/// the pausing, so that the two do not alternate.
 const BYTES_PER_MILLISECOND_MIN: usize = 3 * 1024;
-/// Fewer bytes per segment than this say that the pause is too short.
-const SEGMENT_BYTES_MIN: usize = 4 * 1024;
-/// What one read should bring while catching up.
-const READ_BYTES_MIN: usize = 64 * 1024;
-const READ_BYTES_MAX: usize = 128 * 1024;
-const PAUSE_FIRST: Duration = Duration::from_micros(200);
-const PAUSE_MIN: Duration = Duration::from_micros(50);
-/// Longer ones were measured to end up, from one run to the next, in two very different states.
-const PAUSE_MAX: Duration = Duration::from_micros(500);
+/// From a backlog come segments larger than this; a message sent at once is one of its own.
+const BACKLOG_SEGMENT_BYTES_MIN: usize = 12 * 1024;
+/// Fewer segments than this say nothing: a read may end in the middle of one, or between two.
+const SMALL_SEGMENTS_MIN: u32 = 8;
+
+const PAUSE_FIRST: Duration = Duration::from_millis(2);
+const PAUSE_MIN: Duration = Duration::from_micros(200);
+const PAUSE_MAX: Duration = Duration::from_millis(8);
+/// Each read from a backlog makes the pause this much shorter: slowly, as a backlog of a megabyte hides for a hundred
+/// reads that they come too soon.
+const SOONER: f64 = 0.998;
+/// A backlog used up makes it this much longer.
+const LATER: f64 = 1.1;
+/// Lets a backlog grow: a megabyte, at the usual speed of a walsender.
+const REFILL: Duration = Duration::from_millis(16);
+/// Reads after a refill that still bring what was sent before there was a backlog.
+const UNJUDGED_READS: u8 = 2;
 
 /// One read, as seen from outside.
 #[derive(Clone, Copy, Debug)]
@@ -43,39 +65,42 @@ pub(crate) struct ReadSeen {
 /// Decides how long to wait before each read.
 #[derive(Debug)]
 pub(crate) struct Pacer {
+    /// What the server sends is old.
+    lagging: bool,
+    catching_up: bool,
     /// The pause that suited the last stretch of catching up.
     level: Duration,
-    catching_up: bool,
+    refill: bool,
+    unjudged: u8,
     window_reads: u32,
     window_bytes: usize,
     window_elapsed: Duration,
-    read_min: usize,
-    read_max: usize,
 }
 
 impl Pacer {
-    /// For TCP with the receive buffer that the kernel granted.
-    pub(crate) fn tcp(receive_buffer: usize) -> Self {
-        // Never more than half of the buffer: a full one stops the sender.
-        let read_max = READ_BYTES_MAX.min(receive_buffer / 2);
-        Self::new(READ_BYTES_MIN.min(read_max / 2), read_max)
-    }
-
-    fn new(read_min: usize, read_max: usize) -> Self {
+    /// For a connection whose receive buffer is [`RECEIVE_BUFFER_BYTES`].
+    pub(crate) fn new() -> Self {
         Self {
-            level: PAUSE_FIRST,
+            lagging: false,
             catching_up: false,
+            level: PAUSE_FIRST,
+            refill: false,
+            unjudged: 0,
             window_reads: 0,
             window_bytes: 0,
             window_elapsed: Duration::ZERO,
-            read_min,
-            read_max,
         }
     }
 
     /// How long to wait before the next read; none: read at once.
     pub(crate) fn pause(&self) -> Option<Duration> {
-        self.catching_up.then_some(self.level)
+        self.catching_up.then_some(if self.refill { REFILL } else { self.level })
+    }
+
+    /// How old the newest commit was when the server sent it, by the server's own clock.
+    pub(crate) fn lag(&mut self, lag: Duration) {
+        self.lagging = lag > if self.lagging { LAG_END } else { LAG_BEGIN };
+        self.catching_up &= self.lagging;
     }
 
     /// Learns from a read.
@@ -83,18 +108,19 @@ impl Pacer {
         if self.catching_up { self.steer(seen) } else { self.watch(seen) }
     }
 
-    /// Eager reads are small however much is waiting, so it takes several to see that we are behind.
+    /// Eager reads are small however much is waiting, so it takes several to see that there is more.
     fn watch(&mut self, seen: ReadSeen) {
         if seen.elapsed >= WINDOW {
-            // A quiet moment: whatever came before it was not a backlog, and what suited it is forgotten.
+            // A quiet moment: whatever came before it was not a backlog.
             self.begin_window();
-            self.level = PAUSE_FIRST;
         }
         self.window_reads += 1;
         self.window_bytes += seen.bytes;
         self.window_elapsed += seen.elapsed.min(WINDOW);
         if self.window_elapsed >= WINDOW {
-            self.catching_up = self.window_reads >= WINDOW_READS_MIN || self.window_bytes >= WINDOW_BYTES_MIN;
+            let busy = self.window_reads >= WINDOW_READS_MIN || self.window_bytes >= WINDOW_BYTES_MIN;
+            self.catching_up = busy && self.lagging;
+            (self.refill, self.unjudged) = (self.catching_up, UNJUDGED_READS);
             self.begin_window();
         }
     }
@@ -106,16 +132,21 @@ impl Pacer {
     }
 
     fn steer(&mut self, seen: ReadSeen) {
-        if (seen.bytes as u128) * 1000 < (BYTES_PER_MILLISECOND_MIN as u128) * seen.elapsed.as_micros() {
-            self.catching_up = false;
+        if std::mem::take(&mut self.refill) {
+            let enough = (BYTES_PER_MILLISECOND_MIN as u128) * seen.elapsed.as_micros();
+            self.catching_up = (seen.bytes as u128) * 1000 >= enough;
             return;
         }
-        let segment_bytes = seen.segments.filter(|count| *count > 0).map(|count| seen.bytes / count as usize);
-        let small_segments = segment_bytes.is_some_and(|bytes| bytes < SEGMENT_BYTES_MIN);
-        if seen.bytes > self.read_max {
-            self.level = self.level.mul_f64(0.8).max(PAUSE_MIN);
-        } else if seen.bytes < self.read_min || small_segments {
-            self.level = self.level.mul_f64(1.25).min(PAUSE_MAX);
+        // Where segments are not counted the first pause stays.
+        let Some(segments) = seen.segments.filter(|count| *count > 0) else { return };
+        if segments < SMALL_SEGMENTS_MIN || seen.bytes / segments as usize >= BACKLOG_SEGMENT_BYTES_MIN {
+            self.unjudged = 0;
+            self.level = self.level.mul_f64(SOONER).max(PAUSE_MIN);
+        } else if self.unjudged > 0 {
+            self.unjudged -= 1;
+        } else {
+            self.level = self.level.mul_f64(LATER).min(PAUSE_MAX);
+            (self.refill, self.unjudged) = (true, UNJUDGED_READS);
         }
     }
 }
@@ -131,58 +162,76 @@ mod tests {
     }
 
     fn catching_up() -> Pacer {
-        let mut pacer = Pacer::tcp(512 * 1024);
+        let mut pacer = Pacer::new();
+        pacer.lag(Duration::from_secs(3600));
         for _ in 0..200 {
             if pacer.pause().is_none() {
                 pacer.observe(read(400, 2, 10));
             }
         }
-        assert!(pacer.pause().is_some(), "a backlog read in small pieces goes unnoticed");
+        assert_eq!(pacer.pause(), Some(REFILL), "a backlog read in small pieces goes unnoticed");
+        pacer.observe(read(100_000, 500, 16_000));
+        assert_eq!(pacer.pause(), Some(PAUSE_FIRST));
         pacer
     }
 
     #[test]
-    fn live_traffic_is_never_delayed() {
-        let mut pacer = Pacer::tcp(512 * 1024);
-        // 1,000 transactions a second of 2 KB; then a lone transaction of 1 MB in one piece after silence.
+    fn what_is_fresh_is_never_delayed_however_much_it_is() {
+        let mut pacer = Pacer::new();
         for _ in 0..1000 {
+            pacer.lag(Duration::from_millis(5));
+            pacer.observe(read(30_000, 100, 100));
+            assert_eq!(pacer.pause(), None);
+        }
+    }
+
+    #[test]
+    fn what_is_old_but_little_is_never_delayed() {
+        let mut pacer = Pacer::new();
+        for _ in 0..1000 {
+            pacer.lag(Duration::from_secs(1));
             pacer.observe(read(2000, 3, 1000));
             assert_eq!(pacer.pause(), None);
         }
     }
 
     #[test]
-    fn one_small_read_ends_the_pausing() {
+    fn the_pausing_ends_with_the_lag() {
         let mut pacer = catching_up();
-        pacer.observe(read(500, 1, 300));
+        pacer.lag(Duration::from_millis(80));
+        assert!(pacer.pause().is_some());
+        pacer.lag(Duration::from_millis(20));
         assert_eq!(pacer.pause(), None);
     }
 
     #[test]
-    fn the_pause_grows_with_small_segments_and_shrinks_with_big_reads() {
+    fn the_pausing_ends_when_a_long_pause_brings_little() {
         let mut pacer = catching_up();
-        let first = pacer.pause().unwrap();
-        pacer.observe(read(70_000, 300, 300));
-        let longer = pacer.pause().unwrap();
-        assert!(longer > first);
-        pacer.observe(read(300_000, 10, 800));
-        assert!(pacer.pause().unwrap() < longer);
-        for _ in 0..100 {
-            pacer.observe(read(20_000, 100, 300));
+        for _ in 0..=UNJUDGED_READS {
+            pacer.observe(read(5000, 30, 2000));
         }
-        assert_eq!(pacer.pause(), Some(PAUSE_MAX));
-        for _ in 0..100 {
-            pacer.observe(read(400_000, 10, 300));
-        }
-        assert_eq!(pacer.pause(), Some(PAUSE_MIN));
+        assert_eq!(pacer.pause(), Some(REFILL));
+        pacer.observe(read(5000, 30, 16_000));
+        assert_eq!(pacer.pause(), None);
     }
 
     #[test]
-    fn a_small_receive_buffer_lowers_the_aim() {
+    fn large_segments_shorten_the_pause_and_small_ones_lengthen_it_after_a_refill() {
         let mut pacer = catching_up();
-        pacer.read_max = Pacer::tcp(64 * 1024).read_max;
-        let before = pacer.pause().unwrap();
-        pacer.observe(read(40_000, 1, 300));
-        assert!(pacer.pause().unwrap() < before);
+        for _ in 0..100 {
+            pacer.observe(read(100_000, 2, 2000));
+        }
+        let shorter = pacer.pause().unwrap();
+        assert!(shorter < PAUSE_FIRST);
+        pacer.observe(read(50_000, 300, 2000));
+        assert_eq!(pacer.pause(), Some(REFILL));
+        // What was sent before there was a backlog is not judged again.
+        pacer.observe(read(100_000, 500, 16_000));
+        pacer.observe(read(100_000, 50, 2000));
+        assert!(pacer.pause().unwrap() > shorter && pacer.pause() != Some(REFILL));
+        for _ in 0..10_000 {
+            pacer.observe(read(100_000, 2, 1000));
+        }
+        assert_eq!(pacer.pause(), Some(PAUSE_MIN));
     }
 }

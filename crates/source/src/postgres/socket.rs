@@ -10,38 +10,35 @@ use std::task::{Context, Poll};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf, ReadHalf, WriteHalf};
-use tokio::net::{TcpSocket, TcpStream, UnixStream, tcp, unix};
+use tokio::net::{TcpSocket, UnixStream, unix};
 use tokio_rustls::client::TlsStream;
 
 use super::error::PgError;
 use super::options::{ConnectOptions, Endpoint, Host};
+use super::tcp::{Arrivals, Tcp, TcpRead, TcpWrite};
 
 /// rustls fetches 4 KiB at a time; through this buffer one system call fetches what many TLS records need.
 pub(crate) const TLS_READ_AHEAD_BYTES: usize = 128 * 1024;
 
 /// An encrypted stream.
-pub(crate) type Encrypted = TlsStream<BufReader<TcpStream>>;
+pub(crate) type Encrypted = TlsStream<BufReader<Tcp>>;
 
 /// A connected stream of any kind.
 pub(crate) enum Stream {
-    Tcp(TcpStream),
+    Tcp(Tcp),
     Unix(UnixStream),
     Tls(Box<Encrypted>),
 }
 
-/// Connects to the endpoint. `receive_buffer` is for sockets that will carry WAL.
-pub(crate) async fn dial(
-    options: &ConnectOptions,
-    endpoint: &Endpoint,
-    receive_buffer: Option<usize>,
-) -> Result<Stream, PgError> {
+/// Connects to the endpoint.
+pub(crate) async fn dial(options: &ConnectOptions, endpoint: &Endpoint) -> Result<Stream, PgError> {
     let unreachable = |source| PgError::Unreachable { address: endpoint.to_string(), source };
     if let Some(path) = endpoint.socket_path() {
         return UnixStream::connect(path).await.map(Stream::Unix).map_err(unreachable);
     }
     let mut last = None;
     for address in resolve(endpoint).await? {
-        match connect(options, address, receive_buffer).await {
+        match connect(options, address).await {
             Ok(stream) => return Ok(Stream::Tcp(stream)),
             Err(error) => last = Some(error),
         }
@@ -60,16 +57,8 @@ async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, PgError> {
     }
 }
 
-async fn connect(
-    options: &ConnectOptions,
-    address: SocketAddr,
-    receive_buffer: Option<usize>,
-) -> io::Result<TcpStream> {
+async fn connect(options: &ConnectOptions, address: SocketAddr) -> io::Result<Tcp> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(bytes) = receive_buffer {
-        // Before connecting: the TCP window scale is agreed in the first packet. The kernel caps it at net.core.rmem_max.
-        socket.set_recv_buffer_size(u32::try_from(bytes).unwrap_or(u32::MAX))?;
-    }
     socket.set_nodelay(true)?;
     let reference = SockRef::from(&socket);
     if let Some(keepalive) = options.keepalive {
@@ -82,7 +71,7 @@ async fn connect(
     if options.tcp_user_timeout.is_some() {
         reference.set_tcp_user_timeout(options.tcp_user_timeout)?;
     }
-    socket.connect(address).await
+    Tcp::new(socket.connect(address).await?)
 }
 
 impl Stream {
@@ -94,22 +83,28 @@ impl Stream {
         matches!(self, Self::Tls(_))
     }
 
-    /// The TCP socket below, for its statistics.
-    pub(crate) fn tcp_descriptor(&self) -> Option<RawFd> {
+    /// The TCP socket below.
+    fn tcp(&self) -> Option<&Tcp> {
         match self {
-            Self::Tcp(stream) => Some(stream.as_raw_fd()),
-            Self::Tls(stream) => Some(stream.get_ref().0.get_ref().as_raw_fd()),
+            Self::Tcp(tcp) => Some(tcp),
+            Self::Tls(stream) => Some(stream.get_ref().0.get_ref()),
             Self::Unix(_) => None,
         }
     }
 
-    /// How many bytes the kernel keeps for us, as far as it says.
-    pub(crate) fn receive_buffer_bytes(&self) -> Option<usize> {
-        match self {
-            Self::Tcp(stream) => SockRef::from(stream).recv_buffer_size().ok(),
-            Self::Tls(stream) => SockRef::from(stream.get_ref().0.get_ref()).recv_buffer_size().ok(),
-            Self::Unix(_) => None,
-        }
+    /// The TCP socket's descriptor, for its statistics.
+    pub(crate) fn tcp_descriptor(&self) -> Option<RawFd> {
+        self.tcp().map(AsRawFd::as_raw_fd)
+    }
+
+    /// The TCP socket's switch.
+    pub(crate) fn arrivals(&self) -> Option<Arrivals> {
+        self.tcp().map(Tcp::arrivals)
+    }
+
+    /// Keeps the kernel from taking in more than this (it doubles it) before we read; whether there is such a limit.
+    pub(crate) fn limit_receive_buffer(&self, bytes: usize) -> bool {
+        self.tcp().is_some_and(|tcp| SockRef::from(tcp.as_socket()).set_recv_buffer_size(bytes).is_ok())
     }
 
     /// Halves that work at the same time on different tasks.
@@ -133,14 +128,14 @@ impl Stream {
 
 /// The receiving half of a [`Stream`].
 pub(crate) enum ReadSide {
-    Tcp(tcp::OwnedReadHalf),
+    Tcp(TcpRead),
     Unix(unix::OwnedReadHalf),
     Tls(ReadHalf<Box<Encrypted>>),
 }
 
 /// The sending half of a [`Stream`].
 pub(crate) enum WriteSide {
-    Tcp(tcp::OwnedWriteHalf),
+    Tcp(TcpWrite),
     Unix(unix::OwnedWriteHalf),
     Tls(WriteHalf<Box<Encrypted>>),
 }

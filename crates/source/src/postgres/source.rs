@@ -103,9 +103,13 @@ impl SourceReader for PgReader {
             // The confirmer asks for an answer well within this time, so even an idle server has spoken.
             Err(_) => return Err(SourceError::Silent(self.silence_max)),
         }
+        let mut newest_sent = None;
         for frame in self.frames.drain(..) {
             match frame {
-                WalFrame::XLogData { wal_start, data, .. } => self.decoder.decode(wal_start, &data, changes)?,
+                WalFrame::XLogData { wal_start, data, sent_at, .. } => {
+                    newest_sent = Some(sent_at);
+                    self.decoder.decode(wal_start, &data, changes)?;
+                }
                 WalFrame::Keepalive { wal_end, reply_requested, .. } => {
                     if reply_requested {
                         self.asked.notify_one();
@@ -113,6 +117,9 @@ impl SourceReader for PgReader {
                     changes.push(Change::Idle { wal_end, reply_requested });
                 }
             }
+        }
+        if let Some((sent, committed)) = newest_sent.zip(self.decoder.newest_commit_time()) {
+            self.wal.note_lag(Duration::from_micros(u64::try_from(sent.0.saturating_sub(committed.0)).unwrap_or(0)));
         }
         let total = self.wal.bytes_read_total();
         let new = total - std::mem::replace(&mut self.charged, total);

@@ -20,7 +20,6 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use tokio::io::BufReader;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use x509_cert::Certificate;
 use x509_cert::der::{Decode, Encode};
@@ -29,13 +28,10 @@ use x509_cert::ext::pkix::SubjectAltName;
 use super::error::PgError;
 use super::options::{ConnectOptions, Endpoint, Host, RootCert, SslMode, SslNegotiation};
 use super::socket::{Encrypted, TLS_READ_AHEAD_BYTES};
+use super::tcp::Tcp;
 
 /// Encrypts a connected socket.
-pub(crate) async fn handshake(
-    options: &ConnectOptions,
-    endpoint: &Endpoint,
-    tcp: TcpStream,
-) -> Result<Encrypted, PgError> {
+pub(crate) async fn handshake(options: &ConnectOptions, endpoint: &Endpoint, tcp: Tcp) -> Result<Encrypted, PgError> {
     let config = client_config(options)?;
     let name = server_name(endpoint)?;
     let buffered = BufReader::with_capacity(TLS_READ_AHEAD_BYTES, tcp);

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::pin::pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use dbstreamd_model::{Lsn, Timestamp};
@@ -17,9 +17,10 @@ use tokio::io::AsyncReadExt;
 
 use super::error::{PgError, one_line};
 use super::feedback::FeedbackWriter;
-use super::kernel::{PreciseTimer, tcp_data_segments};
-use super::pacing::{Pacer, ReadSeen};
+use super::kernel::{PreciseTimer, tcp_data_segments, tcp_round_trip};
+use super::pacing::{Pacer, RECEIVE_BUFFER_BYTES, ROUND_TRIP_MAX, ReadSeen};
 use super::socket::ReadSide;
+use super::tcp::Arrivals;
 use super::wire::{HEADER_BYTES, Wire, header, server_error};
 
 /// The read buffer: several paced reads.
@@ -74,6 +75,8 @@ pub struct WalReader {
     wake_at: Option<Instant>,
     last_read: Instant,
     tcp_descriptor: Option<RawFd>,
+    /// Muted during pauses: otherwise all that arrives would wake us up, at the sender's expense.
+    arrivals: Option<Arrivals>,
     segments: Option<u32>,
     bytes_read: u64,
 }
@@ -83,8 +86,9 @@ impl WalReader {
     pub(super) fn start(wire: Wire) -> Result<(Self, FeedbackWriter), PgError> {
         let Wire { stream, input, .. } = wire;
         let tcp_descriptor = stream.tcp_descriptor();
-        // Pausing does nothing for a Unix socket, see there.
-        let pacer = tcp_descriptor.map(|_| Pacer::tcp(stream.receive_buffer_bytes().unwrap_or(BUFFER_BYTES)));
+        let near = tcp_descriptor.and_then(tcp_round_trip).is_some_and(|time| time <= ROUND_TRIP_MAX);
+        let pacer = (near && stream.limit_receive_buffer(RECEIVE_BUFFER_BYTES)).then(Pacer::new);
+        let arrivals = stream.arrivals();
         let (read, write) = stream.split();
         let reader = Self {
             socket: read,
@@ -95,6 +99,7 @@ impl WalReader {
             wake_at: None,
             last_read: Instant::now(),
             tcp_descriptor,
+            arrivals,
             segments: tcp_descriptor.and_then(tcp_data_segments),
             bytes_read: 0,
         };
@@ -104,12 +109,30 @@ impl WalReader {
     /// Switches paced reading off, for comparison.
     pub fn read_eagerly(&mut self) {
         self.pacer = None;
-        self.wake_at = None;
+        self.read_at_once();
     }
 
     /// Whether reads are paced now, because the server has more than it can send at once.
     pub fn is_catching_up(&self) -> bool {
-        self.pacer.as_ref().is_some_and(|pacer| pacer.pause().is_some())
+        self.wake_at.is_some()
+    }
+
+    /// Says how old the newest commit was when the server sent it, by the server's own clock: reads of what is fresh
+    /// are never paced.
+    pub fn note_lag(&mut self, lag: Duration) {
+        if let Some(pacer) = &mut self.pacer {
+            pacer.lag(lag);
+            if pacer.pause().is_none() {
+                self.read_at_once();
+            }
+        }
+    }
+
+    fn read_at_once(&mut self) {
+        self.wake_at = None;
+        if let Some(arrivals) = &self.arrivals {
+            arrivals.mute(false);
+        }
     }
 
     /// Bytes received since streaming began.
@@ -164,22 +187,23 @@ impl WalReader {
     /// One read of the socket.
     async fn fill(&mut self) -> Result<(), PgError> {
         self.make_room();
-        let (socket, input) = (&mut self.socket, &mut self.input);
+        let (socket, input, arrivals) = (&mut self.socket, &mut self.input, &self.arrivals);
         let read = poll_fn(|cx| {
             let mut total = match poll_read(socket, cx, input) {
                 Poll::Ready(Ok(read)) => read,
                 other => return other,
             };
             // TLS hands out one record at a time: take what is already here, as one read of a plain socket would.
-            while let ReadSide::Tls(_) = socket
-                && total > 0
-                && total < ROOM_BYTES_MIN / 2
-            {
-                match poll_read(socket, cx, input) {
-                    Poll::Ready(Ok(more)) if more > 0 => total += more,
-                    // Nothing more now. An end or an error shows again at the next read.
-                    _ => break,
+            if let (ReadSide::Tls(_), Some(arrivals)) = (&*socket, arrivals) {
+                arrivals.present_only(true);
+                while total > 0 && total < ROOM_BYTES_MIN / 2 {
+                    match poll_read(socket, cx, input) {
+                        Poll::Ready(Ok(more)) if more > 0 => total += more,
+                        // Nothing more now. An end or an error shows again at the next read.
+                        _ => break,
+                    }
                 }
+                arrivals.present_only(false);
             }
             Poll::Ready(Ok(total))
         })
@@ -203,17 +227,20 @@ impl WalReader {
         self.last_read = now;
         // Only while pausing do segments say something; an eager reader is spared the system call.
         let mut segments = None;
-        if pacer.pause().is_some() {
+        let was_pausing = pacer.pause().is_some();
+        if was_pausing {
             let count = self.tcp_descriptor.and_then(tcp_data_segments);
             segments = count.zip(self.segments).map(|(count, before)| count.wrapping_sub(before));
             self.segments = count;
         }
-        let was_pausing = pacer.pause().is_some();
         pacer.observe(ReadSeen { bytes, segments, elapsed });
         if pacer.pause().is_some() && !was_pausing {
             self.segments = self.tcp_descriptor.and_then(tcp_data_segments);
         }
         self.wake_at = pacer.pause().map(|pause| now + pause);
+        if let Some(arrivals) = &self.arrivals {
+            arrivals.mute(self.wake_at.is_some());
+        }
     }
 
     /// Sees to it that the next read finds room: for what is missing of a large frame, or for an ordinary read.
@@ -231,7 +258,8 @@ impl WalReader {
             // At most as much again as is already here: a length is believed as far as bytes have followed it, and
             // doubling copies each byte about once.
             self.input.reserve(missing.min(buffered.max(BUFFER_BYTES)));
-        } else if missing == 0 && room < ROOM_BYTES_MIN || room == 0 {
+        } else if room < ROOM_BYTES_MIN && buffered < ROOM_BYTES_MIN || room == 0 {
+            // What moves along is the start of one message.
             self.input.reserve(BUFFER_BYTES.saturating_sub(buffered).max(ROOM_BYTES_MIN));
         }
     }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    ChannelBinding, ConnectOptions, Endpoint, Host, Keepalive, OptionsError, RECEIVE_BUFFER_BYTES, RootCert, SslMode,
-    SslNegotiation, TargetSession,
+    ChannelBinding, ConnectOptions, Endpoint, Host, Keepalive, OptionsError, RootCert, SslMode, SslNegotiation,
+    TargetSession,
 };
 use crate::postgres::secret::Secret;
 
@@ -200,7 +200,6 @@ pub(super) fn build(
         options: given.get("options"),
         target_session: given.choice("target_session_attrs", TargetSession::parse, TargetSession::Any)?,
         allow_cleartext_password: false,
-        receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
     })
 }
 

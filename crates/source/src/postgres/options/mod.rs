@@ -232,12 +232,7 @@ pub struct ConnectOptions {
     pub target_session: TargetSession,
     /// Whether a password may travel in clear over unencrypted TCP. Not libpq's: our configuration sets it.
     pub allow_cleartext_password: bool,
-    /// `SO_RCVBUF` of replication connections. Not libpq's. See `pacing.rs`.
-    pub receive_buffer_bytes: usize,
 }
-
-/// 512 KiB: measured best for a walsender that is drained in paced reads of 64–128 KiB.
-const RECEIVE_BUFFER_BYTES: usize = 512 * 1024;
 
 impl FromStr for ConnectOptions {
     type Err = OptionsError;
