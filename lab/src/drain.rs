@@ -16,7 +16,7 @@ use crate::{DrainArguments, LabError, io, procfs};
 /// Longest wait for one run.
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How often the daemon is asked for its position; each answer costs it a third of a millisecond of CPU time.
-const POLL: Duration = Duration::from_millis(25);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Runs the benchmark and gives the report, which is also stored when a folder is named.
 pub(crate) fn run(arguments: &DrainArguments) -> Result<String, LabError> {

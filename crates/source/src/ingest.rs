@@ -28,8 +28,8 @@ const CLOSING_MAX: Duration = Duration::from_secs(10);
 /// Changes handled between two looks at anything else; also the first capacity of the list they are read into.
 const CHANGES_PER_READ: usize = 4096;
 
-/// How long what came while catching up may wait for its chunk to fill up (the timer's own grain comes on top).
-const HOLD_MAX: Duration = Duration::from_millis(1);
+/// How long what came while catching up may wait for its chunk to fill up: a few paced reads.
+const HOLD_MAX: Duration = Duration::from_millis(10);
 
 /// What can happen to the loop.
 enum Wake {
