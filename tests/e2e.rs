@@ -25,6 +25,8 @@ mod foreign_client;
 mod huge_transaction;
 #[path = "e2e/ordering.rs"]
 mod ordering;
+#[path = "e2e/other_history.rs"]
+mod other_history;
 #[path = "e2e/resuming.rs"]
 mod resuming;
 #[path = "e2e/two_sources.rs"]

@@ -17,6 +17,7 @@ use crate::error::LogError;
 use crate::log::Shared;
 use crate::read::UnitCursor;
 use crate::schemas::{SchemaRegistry, StoredSchema};
+use crate::store::SourceIdentity;
 use crate::stream::{InFlight, Stream};
 use crate::units::UnitHasher;
 use crate::writer::{ChunkCommand, Command, Durable};
@@ -43,6 +44,8 @@ pub struct Resume {
     pub visible_lsn: Lsn,
     /// End of the newest unit that retention removed; zero when there is none.
     pub trimmed_through: Lsn,
+    /// Whose history the log is; none when nobody has said so yet.
+    pub source: Option<SourceIdentity>,
 }
 
 /// When to hand over what is built.
@@ -142,6 +145,17 @@ impl Appender {
             self.schemas.insert(schema.clone());
         }
         Ok(resume)
+    }
+
+    /// Makes durable whose history this stream is. To be called once it is certain that `source` continues it, before
+    /// anything of it is appended.
+    ///
+    /// # Errors
+    /// When the log does not write any more.
+    pub async fn bind_source(&mut self, source: SourceIdentity) -> Result<(), LogError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Command::Bind { stream: Arc::clone(&self.stream), source, reply })?;
+        self.shared.answer(answer).await
     }
 
     /// The stream's number for a schema version, known or new. A new one becomes durable together with the first

@@ -46,5 +46,6 @@ pub use metrics::LogMetrics;
 pub use options::{LogOptions, Retention};
 pub use read::{Reader, StartAt, UnitCursor, UnitRecord};
 pub use schemas::StoredSchema;
+pub use store::SourceIdentity;
 pub use units::UnitHasher;
 pub use writer::Durable;

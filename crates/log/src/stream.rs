@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use crate::chunk::Chunk;
 use crate::error::LogError;
 use crate::schemas::SchemaRegistry;
-use crate::store::{Committed, Entry, LoadedStream, PartitionSeq, Trim};
+use crate::store::{Committed, Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
 use crate::writer::Published;
 
 /// One stream, shared.
@@ -29,6 +29,8 @@ pub(crate) struct Stream {
     pub(crate) schemas: RwLock<Arc<SchemaRegistry>>,
     /// Where on disk what is.
     pub(crate) layout: RwLock<Layout>,
+    /// Whose history it is, as far as that is durable.
+    pub(crate) source: Mutex<Option<SourceIdentity>>,
     /// Durable commits of consumers.
     pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Committed>>,
     /// The newest visible chunks.
@@ -69,6 +71,7 @@ impl Stream {
                 trim: loaded.trim,
                 bytes: loaded.state.bytes,
             }),
+            source: Mutex::new(loaded.source),
             consumers: RwLock::new(loaded.consumers.clone()),
             ring: Ring::default(),
             damage: Damage::default(),

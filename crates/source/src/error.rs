@@ -57,6 +57,31 @@ pub enum SourceError {
         /// Our `confirmed_through`.
         log_lsn: Lsn,
     },
+    /// Another cluster.
+    #[error(
+        "the server is another cluster (system identifier {found}) than the one this log follows ({known}): nothing was changed there; point the source at the right server, or start a stream under another name (a new log)"
+    )]
+    OtherSystem {
+        /// The log's system identifier.
+        known: u64,
+        /// The server's.
+        found: u64,
+    },
+    /// A promoted or recovered server that lacks changes the log has.
+    #[error(
+        "the server is on timeline {found}, {}, but this log follows timeline {known} up to {log_lsn}: a standby was promoted without the newest changes, or the server was recovered to a point in time; nothing was appended; start a stream under another name (a new log) and resynchronise its consumers",
+        left_note(*.known, *.left_at)
+    )]
+    OtherTimeline {
+        /// The log's timeline.
+        known: u32,
+        /// The server's.
+        found: u32,
+        /// Where the server's history left the log's timeline; none when it never was on it.
+        left_at: Option<Lsn>,
+        /// How far the log's goes.
+        log_lsn: Lsn,
+    },
     /// A unit was sent again and differs from what the log has.
     #[error(
         "the source sent a transaction again that differs from the log ({detail}): its history was rewritten (restored volume, other server); nothing was appended; start a stream under another name (a new log)"
@@ -81,9 +106,17 @@ impl SourceError {
         match self {
             Self::Postgres(error) if error.is_transient() => Retry::Soon,
             Self::Setup(error) if error.is_transient() => Retry::Soon,
-            Self::Postgres(_) | Self::Setup(_) => Retry::Later,
+            Self::Postgres(_) | Self::Setup(_) | Self::OtherSystem { .. } => Retry::Later,
             Self::Silent(_) | Self::Feedback(_) => Retry::Soon,
-            Self::Decode(_) | Self::Log(_) | Self::Gap { .. } | Self::Behind { .. } | Self::Fork { .. } => Retry::Never,
+            Self::Decode(_) | Self::Log(_) => Retry::Never,
+            Self::Gap { .. } | Self::Behind { .. } | Self::OtherTimeline { .. } | Self::Fork { .. } => Retry::Never,
         }
     }
+}
+
+fn left_note(known: u32, left_at: Option<Lsn>) -> String {
+    left_at.map_or_else(
+        || format!("which does not come from timeline {known}"),
+        |lsn| format!("which left timeline {known} at {lsn}"),
+    )
 }

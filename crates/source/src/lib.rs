@@ -22,7 +22,7 @@ pub use run::run;
 pub use status::{Lifecycle, State, StreamStatus};
 
 use async_trait::async_trait;
-use dbstreamd_log::{Durable, Resume};
+use dbstreamd_log::{Durable, Resume, SourceIdentity};
 use dbstreamd_model::{Lsn, StreamName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +57,8 @@ pub struct Session {
     pub confirmer: Box<dyn Confirmer>,
     /// The source will send again, in order, every unit that commits at or after this position.
     pub resends_from: Lsn,
+    /// Whose history it is; it continues the log's, as far as can be known before reading.
+    pub identity: SourceIdentity,
     /// Where the source's history ended when the session was opened.
     pub source_end: Lsn,
 }

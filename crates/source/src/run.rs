@@ -78,6 +78,9 @@ async fn session(
         session = source.open(&resume) => session?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    if resume.source != Some(session.identity) {
+        appender.bind_source(session.identity).await?;
+    }
     status.sessions.fetch_add(1, Relaxed);
     status.source_lsn.fetch_max(session.source_end.0, Relaxed);
     status.enter(State::Streaming);

@@ -36,6 +36,7 @@ impl Source for Scripted {
     async fn open(&mut self, _resume: &Resume) -> Result<Session, SourceError> {
         let changes = self.units.iter().flat_map(changes).collect();
         Ok(Session {
+            identity: dbstreamd_log::SourceIdentity { system_id: 1, timeline: 1 },
             reader: Box::new(ScriptedReader(changes)),
             confirmer: Box::new(Silent),
             resends_from: Lsn(self.resends_from),

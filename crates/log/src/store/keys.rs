@@ -68,6 +68,8 @@ pub(crate) enum MetaKey<'a> {
     Directory(StreamId, PartitionSeq),
     /// `09 stream` → how far retention went (`Trim`).
     Trim(StreamId),
+    /// `0a stream` → whose history the stream is (`SourceIdentity`).
+    Source(StreamId),
 }
 
 impl<'a> MetaKey<'a> {
@@ -90,6 +92,7 @@ impl<'a> MetaKey<'a> {
             Self::Partition(seq) => put(7, &[seq.0]),
             Self::Directory(stream, seq) => put(8, &[stream.0, seq.0]),
             Self::Trim(stream) => put(9, &[stream.0]),
+            Self::Source(stream) => put(10, &[stream.0]),
         }
         out
     }
@@ -111,6 +114,7 @@ impl<'a> MetaKey<'a> {
             7 => Self::Partition(PartitionSeq(take()?)),
             8 => Self::Directory(StreamId(take()?), PartitionSeq(take()?)),
             9 => Self::Trim(StreamId(take()?)),
+            10 => Self::Source(StreamId(take()?)),
             _ => return None,
         };
         rest.is_empty().then_some(key)
@@ -143,6 +147,7 @@ mod tests {
             MetaKey::Partition(PartitionSeq(3)),
             MetaKey::Directory(s, PartitionSeq(3)),
             MetaKey::Trim(s),
+            MetaKey::Source(s),
         ];
         for key in keys {
             let bytes = key.to_bytes();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dbstreamd_model::{ConsumerName, Epoch, Offset, StreamId, StreamName};
 
-use super::records::{self, Committed, Entry, Partition, StreamState, Trim};
+use super::records::{self, Committed, Entry, Partition, SourceIdentity, StreamState, Trim};
 use super::{Batch, MetaKey, PartitionSeq, Store};
 use crate::error::LogError;
 use crate::schemas::SchemaRegistry;
@@ -22,6 +22,7 @@ pub(crate) struct LoadedStream {
     pub(crate) name: StreamName,
     pub(crate) state: StreamState,
     pub(crate) trim: Trim,
+    pub(crate) source: Option<SourceIdentity>,
     pub(crate) epochs: Vec<(Epoch, Offset)>,
     pub(crate) schemas: SchemaRegistry,
     pub(crate) directory: Vec<(PartitionSeq, Entry)>,
@@ -71,6 +72,7 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
         }
         MetaKey::Directory(id, seq) => loaded.stream(id)?.directory.push((seq, Entry::decode(value)?)),
         MetaKey::Trim(id) => loaded.stream(id)?.trim = Trim::decode(value)?,
+        MetaKey::Source(id) => loaded.stream(id)?.source = Some(SourceIdentity::decode(value)?),
     }
     Ok(())
 }
@@ -138,6 +140,7 @@ impl LoadedStream {
             name,
             state: StreamState::NEW,
             trim: Trim::NONE,
+            source: None,
             epochs: Vec::new(),
             schemas: SchemaRegistry::default(),
             directory: Vec::new(),

@@ -172,6 +172,27 @@ impl Trim {
     }
 }
 
+/// Whose history a stream is: another one is never spliced onto it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceIdentity {
+    /// The cluster: its standbys and restored copies have the same.
+    pub system_id: u64,
+    /// Rises at every promotion of a standby and at every point-in-time recovery.
+    pub timeline: u32,
+}
+
+impl SourceIdentity {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = encode_numbers(&[self.system_id]);
+        out.extend_from_slice(&self.timeline.to_be_bytes());
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        read("a stream's source", bytes, |input| Some(Self { system_id: input.u64()?, timeline: input.u32()? }))
+    }
+}
+
 /// A schema version: its fingerprint, then the schema's own encoding.
 pub(crate) fn encode_schema(schema: &StoredSchema) -> Vec<u8> {
     let mut out = vec![RECORD_VERSION];
@@ -267,5 +288,7 @@ mod tests {
         check(&entry, &entry.encode(), Entry::decode);
         let trim = Trim { point: Offset(1), lsn: Lsn(2), commit_time: time };
         check(&trim, &trim.encode(), Trim::decode);
+        let source = SourceIdentity { system_id: u64::MAX, timeline: 3 };
+        check(&source, &source.encode(), SourceIdentity::decode);
     }
 }

@@ -8,7 +8,7 @@ use super::{Command, Next, Slot, Writer};
 use crate::appender::{Restart, Resume};
 use crate::chunk::CodecChoice;
 use crate::error::LogError;
-use crate::store::{Batch, Entry, LoadedStream, MetaKey, PartitionSeq, Store, StreamState};
+use crate::store::{Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState};
 use crate::stream::Stream;
 
 impl Writer {
@@ -24,6 +24,10 @@ impl Writer {
             Command::Reset { stream, reply } => {
                 let restart = self.reset(&stream)?;
                 let _ = reply.send(Ok(restart));
+            }
+            Command::Bind { stream, source, reply } => {
+                self.bind(&stream, source)?;
+                let _ = reply.send(Ok(()));
             }
             Command::Retain { reply } => {
                 self.retain()?;
@@ -62,6 +66,14 @@ impl Writer {
         Ok(stream)
     }
 
+    fn bind(&mut self, stream: &Stream, source: SourceIdentity) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        self.store.put_meta(&mut batch, MetaKey::Source(stream.id), &source.encode())?;
+        self.store.commit(&batch)?;
+        *stream.source.lock() = Some(source);
+        Ok(())
+    }
+
     fn reset(&mut self, stream: &Arc<Stream>) -> Result<Restart, LogError> {
         let slot = self.streams.get_mut(&stream.id).ok_or(LogError::UnknownStream(stream.id.0))?;
         let mut directory = stream.layout.read().directory.clone();
@@ -78,6 +90,7 @@ impl Writer {
                 next_offset: slot.state.visible.next(),
                 visible_lsn: slot.state.visible_lsn,
                 trimmed_through,
+                source: *stream.source.lock(),
             },
             epoch: slot.state.epoch,
             commit_time_max: slot.state.commit_time_max,

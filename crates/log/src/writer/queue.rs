@@ -19,6 +19,7 @@ use crate::credit::Credit;
 use crate::error::LogError;
 use crate::log::Rewind;
 use crate::schemas::StoredSchema;
+use crate::store::SourceIdentity;
 use crate::stream::{InFlight, Stream};
 
 /// Everything the writer can be asked to do.
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     OpenStream { name: StreamName, reply: SyncSender<Result<Arc<Stream>, LogError>> },
     /// Delete what is not visible.
     Reset { stream: Arc<Stream>, reply: Reply<Restart> },
+    /// Store whose history a stream is.
+    Bind { stream: Arc<Stream>, source: SourceIdentity, reply: Reply<()> },
     /// Remove what retention does not keep.
     Retain { reply: Reply<()> },
     /// Finish what was asked before, and end.

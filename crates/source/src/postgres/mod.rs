@@ -11,6 +11,7 @@
 
 mod auth;
 mod connection;
+mod continuity;
 mod decode;
 mod error;
 mod feedback;

@@ -51,6 +51,15 @@ impl Connection {
         })
     }
 
+    /// `TIMELINE_HISTORY`: where the server's timeline came from, as the text of its history file.
+    ///
+    /// # Errors
+    /// When the server has no such file: timeline 1 has none.
+    pub async fn timeline_history(&mut self, timeline: u32) -> Result<String, PgError> {
+        let rows = self.simple_query(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        field(rows.first(), 1, "TIMELINE_HISTORY", "content")
+    }
+
     /// Creates a permanent logical slot with pgoutput, without a snapshot.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use dbstreamd_model::{Lsn, StreamName};
 use tokio::sync::Notify;
 
 use super::decode::Decoder;
-use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, setup};
+use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, continuity, setup};
 use crate::error::SourceError;
 use crate::{Change, Confirmer, Progress, Session, Source, SourceReader};
 
@@ -42,6 +42,12 @@ impl Source for PostgresSource {
         let settings = &self.settings;
         // A log that got something already is not served by a new slot: whatever lies between is lost to it.
         let known = !resume.confirmed_through.is_zero();
+        if known && let Ok(mut connection) = Connection::connect(&settings.connect, SessionKind::Replication).await {
+            // Nothing is created on a server that turns out to be a stranger. One that cannot be reached gets setup's words.
+            let server = connection.identify_system().await?;
+            continuity::check(&mut connection, &server, resume).await?;
+            connection.close().await;
+        }
         let prepared = if known { setup::prepare_to_resume(settings).await? } else { setup::prepare(settings).await? };
         let slot_lsn = prepared.slot_confirmed_flush;
         // A log that never got anything adopts the slot where it stands.
@@ -49,10 +55,8 @@ impl Source for PostgresSource {
             return Err(SourceError::Gap { slot: settings.slot.clone(), slot_lsn, log_lsn: resume.confirmed_through });
         }
         let mut connection = Connection::connect(&settings.connect, SessionKind::Replication).await?;
-        let identity = connection.identify_system().await?;
-        if identity.flush_lsn < resume.confirmed_through {
-            return Err(SourceError::Behind { server_lsn: identity.flush_lsn, log_lsn: resume.confirmed_through });
-        }
+        let server = connection.identify_system().await?;
+        let identity = continuity::check(&mut connection, &server, resume).await?;
         let server_timeout = wal_sender_timeout(&mut connection).await?;
         // 0/0: from the slot's own position, so that what is resent overlaps the log and can be compared.
         let (wal, feedback) = connection.start_replication(&settings.replication(), Lsn::ZERO).await?;
@@ -72,7 +76,8 @@ impl Source for PostgresSource {
             }),
             confirmer: Box::new(PgConfirmer { feedback, asked, status_interval }),
             resends_from: slot_lsn,
-            source_end: identity.flush_lsn,
+            identity,
+            source_end: server.flush_lsn,
         })
     }
 }
