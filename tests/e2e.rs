@@ -29,6 +29,8 @@ mod ordering;
 mod other_history;
 #[path = "e2e/resuming.rs"]
 mod resuming;
+#[path = "e2e/slot_guard.rs"]
+mod slot_guard;
 #[path = "e2e/two_sources.rs"]
 mod two_sources;
 #[path = "e2e/values.rs"]

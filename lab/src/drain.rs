@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dbstreamd_throwaway::Cluster;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
 use crate::report::{Run, Series, table};
@@ -217,9 +218,9 @@ impl Daemon {
     }
 
     fn stop(mut self) -> Result<(), LabError> {
-        let terminated = Command::new("kill").arg(self.child.id().to_string()).status().map_err(io("kill"))?;
+        let terminated = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
         let status = self.child.wait().map_err(io("dbstreamd"))?;
-        if terminated.success() && status.success() {
+        if terminated.is_ok() && status.success() {
             return Ok(());
         }
         Err(LabError::Failed(format!("dbstreamd did not stop cleanly: {status}")))

@@ -180,8 +180,8 @@ impl Daemon {
     /// SIGTERM, then waits for the end.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
-        let killed = std::process::Command::new("kill").arg(child.id().to_string()).status();
-        assert!(killed.expect("kill runs").success());
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
+            .expect("it can be told");
         child.wait().expect("it can be waited for")
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use dbstreamd_log::{Log, LogError, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
-use dbstreamd_source::{Lifecycle, State, StreamStatus};
+use dbstreamd_source::{Lifecycle, SlotHealth, State, StreamStatus};
 
 use crate::consumers::Registry;
 
@@ -50,6 +50,8 @@ pub(crate) struct StreamSnapshot {
     pub(crate) log_bytes: u64,
     pub(crate) slot: String,
     pub(crate) publication: String,
+    /// What the source keeps for the slot, as last seen.
+    pub(crate) slot_health: Option<SlotHealth>,
 }
 
 impl StreamSnapshot {
@@ -184,6 +186,7 @@ impl Directory {
             log_bytes: self.log.stream_bytes(entry.id),
             slot: entry.running.as_ref().map(|running| running.slot.clone()).unwrap_or_default(),
             publication: entry.running.as_ref().map(|running| running.publication.clone()).unwrap_or_default(),
+            slot_health: status.and_then(StreamStatus::slot),
         })
     }
 

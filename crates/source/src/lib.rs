@@ -19,7 +19,10 @@ pub use change::Change;
 pub use error::{Retry, SourceError};
 pub use retry::RetryPolicy;
 pub use run::run;
-pub use status::{Lifecycle, State, StreamStatus};
+pub use status::{Lifecycle, SlotHealth, State, StreamStatus};
+
+use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbstreamd_log::{Durable, Resume, SourceIdentity};
@@ -47,6 +50,12 @@ pub trait Source: Send {
     /// # Errors
     /// With cause and remedy, and with the advice whether trying again can help.
     async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError>;
+
+    /// Watches what the source keeps for us, and says so in `status`, whether or not a session is open; until it is dropped.
+    fn guard(&self, status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        drop(status);
+        Box::pin(std::future::pending())
+    }
 }
 
 /// One running connection to a source.

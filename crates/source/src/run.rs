@@ -7,6 +7,7 @@ use std::time::Instant;
 use dbstreamd_log::{Appender, CreditShare, CreditWindow, Log};
 use dbstreamd_model::StreamId;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::Source;
 use crate::error::SourceError;
@@ -32,6 +33,7 @@ pub async fn run(
         Err(error) => return status.fail(&error.to_string(), false),
     };
     let window = window.share();
+    let _guard = AbortOnDropHandle::new(tokio::spawn(source.guard(Arc::clone(&status))));
     let mut failures = 0;
     status.enter(State::Setup);
     while !shutdown.is_cancelled() {

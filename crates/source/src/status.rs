@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use dbstreamd_model::{Lsn, StreamName, Timestamp};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// Where a stream is in its life.
@@ -44,6 +45,25 @@ pub struct Lifecycle {
     pub retrying: bool,
 }
 
+/// What a source keeps for us, as it says itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotHealth {
+    /// The oldest WAL it keeps for the slot; zero when the slot is lost.
+    pub restart_lsn: Lsn,
+    /// How far it was told to forget.
+    pub confirmed_flush_lsn: Lsn,
+    /// `reserved`, `extended`, `unreserved` (lost at the next checkpoint) or `lost`.
+    pub wal_status: String,
+    /// Bytes of WAL from `restart_lsn` on.
+    pub retained_bytes: u64,
+    /// Bytes that may be written before the slot can be lost; none without such a limit.
+    pub safe_bytes: Option<u64>,
+    /// Open and prepared transactions, with pid or gid, when they keep `restart_lsn` far behind what was confirmed.
+    pub pinned_by: Vec<String>,
+    /// When this was seen.
+    pub seen_at: Timestamp,
+}
+
 /// One stream's lifecycle and counters.
 #[derive(Debug)]
 pub struct StreamStatus {
@@ -58,6 +78,7 @@ pub struct StreamStatus {
     pub(crate) sessions: AtomicU64,
     pub(crate) last_heard: AtomicI64,
     pub(crate) newest_commit_time: AtomicI64,
+    slot: Mutex<Option<SlotHealth>>,
 }
 
 impl StreamStatus {
@@ -76,6 +97,7 @@ impl StreamStatus {
             sessions: AtomicU64::new(0),
             last_heard: AtomicI64::new(0),
             newest_commit_time: AtomicI64::new(0),
+            slot: Mutex::new(None),
         })
     }
 
@@ -86,6 +108,15 @@ impl StreamStatus {
     pub(crate) fn fail(&self, error: &str, retrying: bool) {
         let error = Some(Arc::from(error));
         self.lifecycle.send_replace(Lifecycle { state: State::Failed, error, since: Timestamp::now(), retrying });
+    }
+
+    pub(crate) fn set_slot(&self, slot: Option<SlotHealth>) {
+        *self.slot.lock() = slot;
+    }
+
+    /// What the source keeps for us, as last seen; none when there is no slot, or nobody has looked yet.
+    pub fn slot(&self) -> Option<SlotHealth> {
+        self.slot.lock().clone()
     }
 
     /// The stream's name.

@@ -1,5 +1,6 @@
 //! A throwaway cluster against the PostgreSQL that is installed.
 
+use rustix::process::{Pid, Signal};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -36,8 +37,8 @@ fn a_cluster_answers_survives_restarts_on_its_port_and_leaves_nothing() {
     assert_eq!(cluster.server_pid(), None);
     cluster.start_again().unwrap();
     // Killed from outside, the way a machine loses power.
-    let killed = cluster.server_pid().unwrap();
-    assert!(Command::new("kill").args(["-9", &killed.to_string()]).status().unwrap().success());
+    let killed = Pid::from_raw(cluster.server_pid().unwrap().cast_signed()).unwrap();
+    rustix::process::kill_process(killed, Signal::KILL).unwrap();
     wait_for("the killed server to end", || cluster.server_pid().is_none());
     cluster.start_again().unwrap();
     assert_eq!(cluster.psql("shop \"1\"", "SELECT x FROM t").unwrap(), "1");

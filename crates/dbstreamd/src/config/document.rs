@@ -101,6 +101,7 @@ pub(super) struct Source {
     pub(super) slot_timeout: Option<Period>,
     pub(super) receive_timeout: Option<Period>,
     pub(super) status_interval: Option<Period>,
+    pub(super) slot_check_interval: Option<Period>,
     pub(super) allow_cleartext_password: Option<bool>,
 }
 

@@ -57,6 +57,7 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("slot_timeout", Kind::Text),
     ("receive_timeout", Kind::Text),
     ("status_interval", Kind::Text),
+    ("slot_check_interval", Kind::Text),
     ("allow_cleartext_password", Kind::Flag),
 ];
 

@@ -241,6 +241,7 @@ fn check(
         slot_timeout: period(source.slot_timeout, defaults.slot_timeout),
         receive_timeout: period(source.receive_timeout, defaults.receive_timeout),
         status_interval: period(source.status_interval, defaults.status_interval),
+        slot_check_interval: period(source.slot_check_interval, defaults.slot_check_interval),
         connect: ConnectOptions {
             allow_cleartext_password: source
                 .allow_cleartext_password

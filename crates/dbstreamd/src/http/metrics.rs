@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use dbstreamd_source::State;
+use dbstreamd_source::{SlotHealth, State};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -130,6 +130,7 @@ impl Collector for Snapshots {
             }
         }
         states(&mut encoder, &streams)?;
+        slots(&mut encoder, &streams)?;
         for (name, help, of) in CONSUMER_GAUGES {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             for consumer in &consumers {
@@ -163,6 +164,36 @@ fn states(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fm
             let labels = [("stream", stream.name.as_str()), ("state", state.name())];
             ConstGauge::new(i64::from(is)).encode(family.encode_family(&labels)?)?;
         }
+    }
+    Ok(())
+}
+
+/// What the sources keep for the slots; no sample where nobody has looked yet.
+fn slots(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fmt::Result {
+    type Gauge = (&'static str, &'static str, fn(&SlotHealth) -> Option<f64>);
+    const GAUGES: &[Gauge] = &[
+        ("dbstreamd_slot_retained_wal_bytes", "WAL the server keeps for the slot", |s| Some(float(s.retained_bytes))),
+        ("dbstreamd_slot_safe_wal_bytes", "WAL that may be written before the slot can be lost", |s| {
+            s.safe_bytes.map(float)
+        }),
+        ("dbstreamd_slot_pinned", "Transactions that keep the slot's WAL far behind what was confirmed", |s| {
+            Some(size(s.pinned_by.len()))
+        }),
+    ];
+    let seen = || streams.iter().filter_map(|stream| Some((stream.name.as_str(), stream.slot_health.as_ref()?)));
+    for (name, help, of) in GAUGES {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (stream, slot) in seen() {
+            if let Some(value) = of(slot) {
+                ConstGauge::new(value).encode(family.encode_family(&[("stream", stream)])?)?;
+            }
+        }
+    }
+    let help = "1 for the slot's wal_status";
+    let mut family = encoder.encode_descriptor("dbstreamd_slot_wal_status", help, None, MetricType::Gauge)?;
+    for (stream, slot) in seen() {
+        let labels = [("stream", stream), ("status", slot.wal_status.as_str())];
+        ConstGauge::new(1_i64).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
 }

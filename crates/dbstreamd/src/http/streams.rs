@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use dbstreamd_log::LogError;
+use dbstreamd_source::SlotHealth;
 use serde_json::{Value, json};
 
 use super::{Shared, problem};
@@ -74,6 +75,19 @@ fn stream(snapshot: &StreamSnapshot) -> Value {
         "log_bytes": snapshot.log_bytes,
         "slot": snapshot.slot,
         "publication": snapshot.publication,
+        "slot_health": snapshot.slot_health.as_ref().map(slot_health),
+    })
+}
+
+fn slot_health(slot: &SlotHealth) -> Value {
+    json!({
+        "restart_lsn": slot.restart_lsn.to_string(),
+        "confirmed_flush_lsn": slot.confirmed_flush_lsn.to_string(),
+        "wal_status": slot.wal_status,
+        "retained_bytes": slot.retained_bytes,
+        "safe_bytes": slot.safe_bytes,
+        "pinned_by": slot.pinned_by,
+        "seen_at": rfc3339(slot.seen_at),
     })
 }
 

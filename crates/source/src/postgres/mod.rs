@@ -15,6 +15,7 @@ mod continuity;
 mod decode;
 mod error;
 mod feedback;
+mod guard;
 mod kernel;
 mod options;
 mod pacing;

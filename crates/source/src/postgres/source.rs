@@ -1,5 +1,6 @@
 //! `PostgresSource`: setup, connection, decoder and feedback put together as a [`Source`].
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,9 +10,11 @@ use dbstreamd_model::{Lsn, StreamName};
 use tokio::sync::Notify;
 
 use super::decode::Decoder;
-use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, continuity, setup};
+use super::{
+    Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, continuity, guard, setup,
+};
 use crate::error::SourceError;
-use crate::{Change, Confirmer, Progress, Session, Source, SourceReader};
+use crate::{Change, Confirmer, Progress, Session, Source, SourceReader, StreamStatus};
 
 /// Shortest time between two status updates that nobody asked for: durable positions move thousands of times a
 /// second, and each update wakes the walsender.
@@ -36,6 +39,10 @@ impl PostgresSource {
 impl Source for PostgresSource {
     fn name(&self) -> &StreamName {
         &self.settings.name
+    }
+
+    fn guard(&self, status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(guard::watch(self.settings.clone(), status))
     }
 
     async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError> {

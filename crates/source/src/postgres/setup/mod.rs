@@ -26,6 +26,9 @@ pub use report::{Finding, Level, Report, TableReport, TableState};
 pub use settings::{SourceSettings, TablesWithoutIdentity};
 pub use table_pattern::{TablePattern, TablePatternError};
 
+pub(super) use facts::blockers;
+pub(super) use slot_checks::describe;
+
 use assessment::Assessment;
 use facts::Facts;
 use report::Findings;

@@ -19,6 +19,9 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time between status updates of a quiet stream; the server's own timeout can only shorten it.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Time between two looks at the slot.
+const SLOT_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
 /// What happens to a table that matches a pattern but has no replica identity.
 ///
 /// PostgreSQL refuses UPDATE and DELETE on such a table as soon as it is published.
@@ -67,6 +70,8 @@ pub struct SourceSettings {
     pub receive_timeout: Duration,
     /// Time between status updates of a quiet stream.
     pub status_interval: Duration,
+    /// How often it is looked at what the server keeps for the slot.
+    pub slot_check_interval: Duration,
 }
 
 impl SourceSettings {
@@ -88,6 +93,7 @@ impl SourceSettings {
             slot_timeout: SLOT_TIMEOUT,
             receive_timeout: RECEIVE_TIMEOUT,
             status_interval: STATUS_INTERVAL,
+            slot_check_interval: SLOT_CHECK_INTERVAL,
         }
     }
 

@@ -1,0 +1,134 @@
+//! The slot guard: watches what the server keeps for our slot, and names who makes it keep more.
+//!
+//! It looks whether or not changes flow, since a stopped stream is when WAL piles up, and through a session of its own, as a
+//! replication connection takes no statements while it streams. It changes nothing at the server; the worst it can do
+//! is to hold one connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dbstreamd_model::{Lsn, Timestamp};
+
+use super::setup::{SourceSettings, blockers, describe};
+use super::{Connection, PgError, SessionKind, quote_literal};
+use crate::status::{SlotHealth, StreamStatus};
+
+/// The slot's oldest WAL this far behind what it confirmed: an open transaction holds it back. Ordinary transactions do so
+/// too, by what is written while they run.
+const PINNED_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// The server must keep this much for the slot before it is worth a log line.
+const RETAINED_BYTES_LOUD: u64 = 1024 * 1024 * 1024;
+/// How long one look may take.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// Looks every `settings.slot_check_interval`, until it is dropped.
+pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
+    let mut connection = None;
+    loop {
+        let looked = tokio::time::timeout(LOOK_MAX, look(&settings, &mut connection));
+        match looked.await.unwrap_or_else(|_| Err(PgError::protocol("the server did not answer in time"))) {
+            Ok(health) => {
+                if let Some(health) = &health {
+                    tell(&status, health);
+                }
+                status.set_slot(health);
+            }
+            // The stream itself says what is wrong with the server. What was seen last stays, with its time.
+            Err(error) => {
+                tracing::debug!(stream = %status.name(), %error, "the slot could not be looked at");
+                connection = None;
+            }
+        }
+        tokio::time::sleep(settings.slot_check_interval).await;
+    }
+}
+
+/// None when there is no such slot, or not yet.
+async fn look(settings: &SourceSettings, kept: &mut Option<Connection>) -> Result<Option<SlotHealth>, PgError> {
+    // Taken out: a look that is given up in the middle leaves answers behind that are not the next one's.
+    let mut connection = match kept.take() {
+        Some(connection) => connection,
+        None => Connection::connect(&settings.connect, SessionKind::Ordinary).await?,
+    };
+    let rows = connection.simple_query(&slot_statement(&settings.slot)).await?;
+    let health = match rows.first().and_then(|row| health(row)) {
+        Some(mut health) => {
+            if health.confirmed_flush_lsn.bytes_since(health.restart_lsn) >= PINNED_BYTES_MIN {
+                let (open, prepared) = blockers(&mut connection).await?;
+                health.pinned_by = describe(&open, &prepared);
+            }
+            Some(health)
+        }
+        None => None,
+    };
+    *kept = Some(connection);
+    Ok(health)
+}
+
+/// `pg_replication_slots` (documentation, "System Views"): restart and confirmed position, state of the WAL, bytes kept, bytes
+/// that may still be written before the slot is lost.
+fn slot_statement(slot: &str) -> String {
+    format!(
+        "SELECT s.restart_lsn, s.confirmed_flush_lsn, s.wal_status, pg_catalog.pg_wal_lsn_diff(\
+         CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+         ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn)::bigint, s.safe_wal_size \
+         FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = {}",
+        quote_literal(slot)
+    )
+}
+
+fn health(row: &[Option<String>]) -> Option<SlotHealth> {
+    let cell = |index: usize| row.get(index).and_then(|cell| cell.as_deref());
+    // A lost slot has no positions any more.
+    let lsn = |index| cell(index).and_then(|text| text.parse().ok()).unwrap_or(Lsn::ZERO);
+    // Negative once the limit is passed.
+    let bytes = |index| cell(index).and_then(|text| text.parse::<i64>().ok()).map(|n| u64::try_from(n).unwrap_or(0));
+    Some(SlotHealth {
+        restart_lsn: lsn(0),
+        confirmed_flush_lsn: lsn(1),
+        wal_status: cell(2)?.to_owned(),
+        retained_bytes: bytes(3).unwrap_or(0),
+        safe_bytes: bytes(4),
+        pinned_by: Vec::new(),
+        seen_at: Timestamp::now(),
+    })
+}
+
+/// A log line for each turn to the worse, and for the end of it.
+fn tell(status: &StreamStatus, now: &SlotHealth) {
+    let before = status.slot();
+    let was = |of: fn(&SlotHealth) -> bool| before.as_ref().is_some_and(of);
+    let (stream, kept_mb) = (status.name(), now.retained_bytes / 1_048_576);
+    let bad = |slot: &SlotHealth| slot.wal_status == "unreserved" || slot.wal_status == "lost";
+    if bad(now) && before.as_ref().is_none_or(|before| before.wal_status != now.wal_status) {
+        tracing::error!(%stream, wal_status = now.wal_status, kept_mb, "the slot is about to be lost, or is: raise max_slot_wal_keep_size, and see to it that the stream runs");
+    }
+    let loud = |slot: &SlotHealth| slot.retained_bytes >= RETAINED_BYTES_LOUD;
+    if loud(now) && !was(loud) {
+        tracing::warn!(%stream, kept_mb, wal_status = now.wal_status, "the server keeps much WAL for the slot");
+    }
+    let pinned = |slot: &SlotHealth| !slot.pinned_by.is_empty();
+    if pinned(now) && !was(pinned) {
+        tracing::warn!(%stream, kept_mb, by = now.pinned_by.join("; "), "WAL is kept for transactions that are still open: end them if they are forgotten");
+    }
+    if !pinned(now) && was(pinned) {
+        tracing::info!(%stream, kept_mb, "no open transaction holds back the slot any more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_read_whatever_the_slots_state() {
+        let row = |cells: [&str; 5]| cells.map(|cell| (!cell.is_empty()).then(|| cell.to_owned()));
+        let healthy = health(&row(["0/100", "0/180", "reserved", "300", ""])).unwrap();
+        assert_eq!((healthy.restart_lsn, healthy.retained_bytes, healthy.safe_bytes), (Lsn(256), 300, None));
+        let late = health(&row(["0/100", "0/180", "unreserved", "300", "-5"])).unwrap();
+        assert_eq!(late.safe_bytes, Some(0));
+        let lost = health(&row(["", "0/180", "lost", "", ""])).unwrap();
+        assert_eq!((lost.restart_lsn, lost.retained_bytes), (Lsn::ZERO, 0));
+        assert_eq!(health(&row(["0/100", "0/180", "", "1", ""])), None);
+    }
+}
