@@ -17,6 +17,8 @@ mod bad_requests;
 mod bad_server;
 #[path = "e2e/bad_slot.rs"]
 mod bad_slot;
+#[path = "e2e/consumers.rs"]
+mod consumers;
 #[path = "e2e/demo.rs"]
 mod demo;
 #[path = "e2e/foreign_client.rs"]

@@ -60,6 +60,11 @@ impl Registry {
         Seat { registry: Arc::clone(self), key, serial, left, replaced, predecessor_left }
     }
 
+    /// Whether somebody has this seat now.
+    pub(crate) fn is_taken(&self, stream: StreamId, name: &ConsumerName) -> bool {
+        self.seats.lock().taken.contains_key(&(stream, name.clone()))
+    }
+
     /// Who is connected now.
     pub(crate) fn connected(&self) -> HashSet<Key> {
         self.seats.lock().taken.keys().cloned().collect()

@@ -139,7 +139,7 @@ pub enum LogError {
     },
     /// A stream keeps no more consumers' offsets than this.
     #[error(
-        "the stream has {max} named consumers already, which is the limit: use one of their names, or subscribe without a name"
+        "the stream has {max} named consumers already, which is the limit: delete those that are gone (dbstreamd consumers delete NAME), use one of their names, or subscribe without a name"
     )]
     TooManyConsumers {
         /// How many there may be.

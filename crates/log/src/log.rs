@@ -249,6 +249,17 @@ impl Log {
         self.shared.answer(answer).await
     }
 
+    /// Forgets a consumer, durably; what it had committed, or none when there was no such consumer.
+    ///
+    /// # Errors
+    /// When there is no such stream, or the log does not write any more.
+    pub async fn forget_consumer(&self, stream: StreamId, consumer: &ConsumerName) -> Result<Option<Offset>, LogError> {
+        let stream = self.shared.stream(stream)?;
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Command::Forget { stream, consumer: consumer.clone(), reply })?;
+        self.shared.answer(answer).await
+    }
+
     /// All consumers, or those of one stream.
     pub fn consumers(&self, stream: Option<StreamId>) -> Vec<ConsumerRecord> {
         let streams = self.shared.all_streams();

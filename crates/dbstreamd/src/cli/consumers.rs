@@ -1,14 +1,34 @@
-//! `dbstreamd consumers`: who reads, and how far they got.
+//! `dbstreamd consumers`: who reads, and how far they got; and to forget one.
 
-use dbstreamd_model::Timestamp;
+use dbstreamd_model::{ConsumerName, Timestamp};
 use serde_json::{Value, json};
 
 use super::output::age_text;
-use super::{CliError, Format, ListArguments, Output, Paint, bytes_text, client, count_text};
+use super::{
+    CliError, ConsumersArguments, ConsumersCommand, Format, ListArguments, Output, Paint, bytes_text, client,
+    count_text,
+};
 use crate::json::rfc3339;
-use crate::proto::{Consumer, ListConsumersRequest};
+use crate::proto::{Consumer, DeleteConsumerRequest, ListConsumersRequest};
 
-pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
+pub(super) async fn run(arguments: ConsumersArguments) -> Result<(), CliError> {
+    match arguments.command {
+        None => list(arguments.list).await,
+        Some(ConsumersCommand::Delete { consumer, stream, server }) => delete(&server.server, stream, &consumer).await,
+    }
+}
+
+async fn delete(server: &str, stream: String, consumer: &ConsumerName) -> Result<(), CliError> {
+    let mut client = client::connect(server).await?;
+    let request = DeleteConsumerRequest { stream, consumer: consumer.to_string() };
+    let answer = client.delete_consumer(request).await.map_err(|status| client::refused(server, &status))?;
+    let mut out = Output::new();
+    let committed = count_text(answer.into_inner().committed_offset);
+    out.line(&format!("deleted consumer {consumer}, which had committed offset {committed}"))?;
+    out.flush()
+}
+
+async fn list(arguments: ListArguments) -> Result<(), CliError> {
     let server = &arguments.server.server;
     let mut client = client::connect(server).await?;
     let request = ListConsumersRequest { stream: String::new() };

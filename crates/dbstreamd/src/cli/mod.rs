@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dbstreamd_model::ConsumerName;
 
 use crate::config::{Config, Overrides};
 
@@ -57,7 +58,7 @@ enum Command {
     /// List the streams of a running daemon
     Streams(ListArguments),
     /// List the named consumers of a running daemon
-    Consumers(ListArguments),
+    Consumers(ConsumersArguments),
     /// Print changes of a running daemon as they come
     Tail(tail::TailArguments),
 }
@@ -135,6 +136,34 @@ struct ListArguments {
     /// For people, or one JSON document
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dbstreamd consumers
+  dbstreamd consumers --format json
+  dbstreamd consumers delete audit --stream shop")]
+struct ConsumersArguments {
+    #[command(flatten)]
+    list: ListArguments,
+    #[command(subcommand)]
+    command: Option<ConsumersCommand>,
+}
+
+#[derive(Subcommand, Debug)]
+enum ConsumersCommand {
+    /// Forget a consumer that is not connected, and its position: under its name a new one begins anew
+    Delete {
+        /// Its name
+        #[arg(value_name = "NAME")]
+        consumer: ConsumerName,
+        /// Its stream; not needed when the daemon has one
+        #[arg(long, value_name = "STREAM", default_value = "")]
+        stream: String,
+        #[command(flatten)]
+        server: ServerArguments,
+    },
 }
 
 /// Which daemon.
@@ -236,6 +265,7 @@ mod tests {
             "dbstreamd check --config c.toml --source x --format json",
             "dbstreamd streams --format text --server http://h:1",
             "dbstreamd consumers --format json",
+            "dbstreamd consumers delete audit --stream shop --server http://h:1",
             "dbstreamd tail",
             "dbstreamd tail shop --server http://h:1 --from lsn:16/B374D848 --consumer c --table shop.* --table a.b --format json --limit 3 --until-caught-up",
         ] {
@@ -254,6 +284,8 @@ mod tests {
             "dbstreamd tail --from yesterday",
             "dbstreamd tail --limit many",
             "dbstreamd tail --consumer a/b",
+            "dbstreamd consumers delete",
+            "dbstreamd consumers delete a/b",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

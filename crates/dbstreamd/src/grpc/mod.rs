@@ -169,6 +169,32 @@ impl Streams for Service {
         Ok(Response::new(proto::ListConsumersResponse { consumers: consumers.iter().map(consumer).collect() }))
     }
 
+    async fn delete_consumer(
+        &self,
+        request: Request<proto::DeleteConsumerRequest>,
+    ) -> Result<Response<proto::DeleteConsumerResponse>, Status> {
+        let request = request.into_inner();
+        let entry = self.directory.find(&request.stream)?;
+        let consumer = start::consumer_name(&request.consumer)?;
+        if self.directory.registry.is_taken(entry.id, &consumer) {
+            return Err(Status::failed_precondition(format!(
+                "consumer {consumer} of stream {} is connected: stop it first, or it would come back with its next commit",
+                entry.name
+            )));
+        }
+        let forgotten = self.directory.log().forget_consumer(entry.id, &consumer).await;
+        match forgotten.map_err(|error| from_log(&error))? {
+            Some(committed) => {
+                tracing::info!(stream = %entry.name, %consumer, %committed, "a consumer was deleted");
+                Ok(Response::new(proto::DeleteConsumerResponse { committed_offset: committed.0 }))
+            }
+            None => Err(Status::not_found(format!(
+                "stream {} has no consumer {consumer}: dbstreamd consumers lists them",
+                entry.name
+            ))),
+        }
+    }
+
     async fn get_schema(&self, request: Request<proto::GetSchemaRequest>) -> Result<Response<proto::Schema>, Status> {
         let request = request.into_inner();
         let entry = self.directory.find(&request.stream)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dbstreamd_model::{StreamId, StreamName};
+use dbstreamd_model::{ConsumerName, Offset, StreamId, StreamName};
 
 use super::{Command, Next, Slot, Writer};
 use crate::appender::{Restart, Resume};
@@ -24,6 +24,10 @@ impl Writer {
             Command::Reset { stream, reply } => {
                 let restart = self.reset(&stream)?;
                 let _ = reply.send(Ok(restart));
+            }
+            Command::Forget { stream, consumer, reply } => {
+                let committed = self.forget(&stream, &consumer)?;
+                let _ = reply.send(Ok(committed));
             }
             Command::Bind { stream, source, reply } => {
                 self.bind(&stream, source)?;
@@ -64,6 +68,17 @@ impl Writer {
         );
         self.shared.add_stream(Arc::clone(&stream));
         Ok(stream)
+    }
+
+    fn forget(&mut self, stream: &Stream, consumer: &ConsumerName) -> Result<Option<Offset>, LogError> {
+        let Some(committed) = stream.consumers.read().get(consumer).map(|committed| committed.offset) else {
+            return Ok(None);
+        };
+        let mut batch = Batch::default();
+        self.store.delete_meta(&mut batch, MetaKey::Consumer(stream.id, consumer.as_str()))?;
+        self.store.commit(&batch)?;
+        stream.consumers.write().remove(consumer);
+        Ok(Some(committed))
     }
 
     fn bind(&mut self, stream: &Stream, source: SourceIdentity) -> Result<(), LogError> {

@@ -175,6 +175,7 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Commit(commit) => drop(commit.reply.send(Err(error.clone()))),
         Command::OpenStream { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Reset { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::Forget { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Bind { reply, .. } | Command::Retain { reply } => drop(reply.send(Err(error.clone()))),
         Command::Close => {}
         #[cfg(test)]

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     OpenStream { name: StreamName, reply: SyncSender<Result<Arc<Stream>, LogError>> },
     /// Delete what is not visible.
     Reset { stream: Arc<Stream>, reply: Reply<Restart> },
+    /// Delete a consumer's offset; answers what it was.
+    Forget { stream: Arc<Stream>, consumer: ConsumerName, reply: Reply<Option<Offset>> },
     /// Store whose history a stream is.
     Bind { stream: Arc<Stream>, source: SourceIdentity, reply: Reply<()> },
     /// Remove what retention does not keep.

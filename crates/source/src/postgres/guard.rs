@@ -21,9 +21,13 @@ const RETAINED_BYTES_LOUD: u64 = 1024 * 1024 * 1024;
 /// How long one look may take.
 const LOOK_MAX: Duration = Duration::from_secs(10);
 
+/// Longest time between two looks after looks that failed.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+
 /// Looks every `settings.slot_check_interval`, until it is dropped.
 pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
     let mut connection = None;
+    let mut pause = settings.slot_check_interval;
     loop {
         let looked = tokio::time::timeout(LOOK_MAX, look(&settings, &mut connection));
         match looked.await.unwrap_or_else(|_| Err(PgError::protocol("the server did not answer in time"))) {
@@ -32,14 +36,17 @@ pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
                     tell(&status, health);
                 }
                 status.set_slot(health);
+                pause = settings.slot_check_interval;
             }
             // The stream itself says what is wrong with the server. What was seen last stays, with its time.
             Err(error) => {
                 tracing::debug!(stream = %status.name(), %error, "the slot could not be looked at");
                 connection = None;
+                // A server that refuses us is not asked six times a minute: some lock the role then.
+                pause = (pause * 2).min(PAUSE_MAX.max(settings.slot_check_interval));
             }
         }
-        tokio::time::sleep(settings.slot_check_interval).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
