@@ -57,6 +57,14 @@ pub enum SourceError {
         /// Our `confirmed_through`.
         log_lsn: Lsn,
     },
+    /// A standby that was restarted and has not yet replayed what it had sent.
+    #[error("the standby has replayed its WAL up to {server_lsn}, this log already has {log_lsn}: waiting for it")]
+    Replaying {
+        /// The standby's replay position.
+        server_lsn: Lsn,
+        /// Our `confirmed_through`.
+        log_lsn: Lsn,
+    },
     /// Another cluster.
     #[error(
         "the server is another cluster (system identifier {found}) than the one this log follows ({known}): nothing was changed there; point the source at the right server, or start a stream under another name (a new log)"
@@ -107,7 +115,7 @@ impl SourceError {
             Self::Postgres(error) if error.is_transient() => Retry::Soon,
             Self::Setup(error) if error.is_transient() => Retry::Soon,
             Self::Postgres(_) | Self::Setup(_) | Self::OtherSystem { .. } => Retry::Later,
-            Self::Silent(_) | Self::Feedback(_) => Retry::Soon,
+            Self::Silent(_) | Self::Feedback(_) | Self::Replaying { .. } => Retry::Soon,
             Self::Decode(_) | Self::Log(_) => Retry::Never,
             Self::Gap { .. } | Self::Behind { .. } | Self::OtherTimeline { .. } | Self::Fork { .. } => Retry::Never,
         }

@@ -177,7 +177,7 @@ impl Trim {
 pub struct SourceIdentity {
     /// The cluster: its standbys and restored copies have the same.
     pub system_id: u64,
-    /// Rises at every promotion of a standby and at every point-in-time recovery.
+    /// Rises at every promotion of a standby and at every point-in-time recovery; 0 when it is not to be compared.
     pub timeline: u32,
 }
 

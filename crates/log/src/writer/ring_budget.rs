@@ -38,7 +38,8 @@ impl RingBudget {
         self.order.push_back(Arc::clone(stream));
         chunk.encoded_bytes = Some(Arc::clone(&self.encoded));
         stream.ring.push(Arc::new(chunk));
-        while self.used + self.encoded.load(Relaxed) > self.limit {
+        // The newest stays: whoever follows is about to ask for it.
+        while self.order.len() > 1 && self.used + self.encoded.load(Relaxed) > self.limit {
             let Some(oldest) = self.order.pop_front().and_then(|stream| stream.ring.pop_oldest()) else { break };
             self.used -= oldest.memory().min(self.used);
         }

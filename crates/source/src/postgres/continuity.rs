@@ -8,19 +8,27 @@ use dbstreamd_model::Lsn;
 use super::{Connection, PgError, SystemIdentity};
 use crate::error::SourceError;
 
+/// Stored for a source that is a standby.
+const ANY_TIMELINE: u32 = 0;
+
 /// Refuses a server whose history is not the log's; otherwise says whose it is.
 pub(super) async fn check(
     connection: &mut Connection,
     server: &SystemIdentity,
     resume: &Resume,
 ) -> Result<SourceIdentity, SourceError> {
-    let found = SourceIdentity { system_id: server.system_id, timeline: server.timeline };
+    let standby = connection.is_in_recovery().await?;
+    // A standby moves to its upstream's new timeline while it streams, without a word to us: only what it sends again
+    // can be compared.
+    let timeline = if standby { ANY_TIMELINE } else { server.timeline };
+    let found = SourceIdentity { system_id: server.system_id, timeline };
     let log_lsn = resume.confirmed_through.max(resume.visible_lsn);
-    if let Some(known) = resume.source {
+    // A log without anything in it continues no history yet.
+    if let Some(known) = resume.source.filter(|_| !log_lsn.is_zero()) {
         if known.system_id != found.system_id {
             return Err(SourceError::OtherSystem { known: known.system_id, found: found.system_id });
         }
-        if known.timeline != found.timeline {
+        if known.timeline != found.timeline && known.timeline != ANY_TIMELINE && !standby {
             let left_at = match found.timeline {
                 // It has no history.
                 0..=1 => None,
@@ -36,6 +44,9 @@ pub(super) async fn check(
             }
             tracing::info!(from = known.timeline, to = found.timeline, %log_lsn, "the server was promoted, with everything this log has");
         }
+    }
+    if server.flush_lsn < resume.confirmed_through && standby {
+        return Err(SourceError::Replaying { server_lsn: server.flush_lsn, log_lsn: resume.confirmed_through });
     }
     if server.flush_lsn < resume.confirmed_through {
         return Err(SourceError::Behind { server_lsn: server.flush_lsn, log_lsn: resume.confirmed_through });

@@ -134,9 +134,9 @@ impl Decoder {
         Ok(())
     }
 
-    /// When the transaction was committed that began last.
-    pub(crate) fn newest_commit_time(&self) -> Option<Timestamp> {
-        self.newest_commit_time
+    /// When the newest transaction was committed of which something came since this was last asked.
+    pub(crate) fn newest_commit_time(&mut self) -> Option<Timestamp> {
+        if self.open.is_some() { self.newest_commit_time } else { self.newest_commit_time.take() }
     }
 
     fn begin(&mut self, head: UnitHead, changes: &mut Vec<Change>) -> Result<(), DecodeError> {

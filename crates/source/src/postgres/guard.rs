@@ -1,8 +1,8 @@
 //! The slot guard: watches what the server keeps for our slot, and names who makes it keep more.
 //!
 //! It looks whether or not changes flow, since a stopped stream is when WAL piles up, and through a session of its own, as a
-//! replication connection takes no statements while it streams. It changes nothing at the server; the worst it can do
-//! is to hold one connection.
+//! replication connection takes no statements while it streams. That session lasts for one look, so that a role with few
+//! connections has them for the stream. Nothing is changed at the server.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,10 +26,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// Looks every `settings.slot_check_interval`, until it is dropped.
 pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
-    let mut connection = None;
     let mut pause = settings.slot_check_interval;
     loop {
-        let looked = tokio::time::timeout(LOOK_MAX, look(&settings, &mut connection));
+        let looked = tokio::time::timeout(LOOK_MAX, look(&settings));
         match looked.await.unwrap_or_else(|_| Err(PgError::protocol("the server did not answer in time"))) {
             Ok(health) => {
                 if let Some(health) = &health {
@@ -41,7 +40,6 @@ pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
             // The stream itself says what is wrong with the server. What was seen last stays, with its time.
             Err(error) => {
                 tracing::debug!(stream = %status.name(), %error, "the slot could not be looked at");
-                connection = None;
                 // A server that refuses us is not asked six times a minute: some lock the role then.
                 pause = (pause * 2).min(PAUSE_MAX.max(settings.slot_check_interval));
             }
@@ -51,12 +49,8 @@ pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
 }
 
 /// None when there is no such slot, or not yet.
-async fn look(settings: &SourceSettings, kept: &mut Option<Connection>) -> Result<Option<SlotHealth>, PgError> {
-    // Taken out: a look that is given up in the middle leaves answers behind that are not the next one's.
-    let mut connection = match kept.take() {
-        Some(connection) => connection,
-        None => Connection::connect(&settings.connect, SessionKind::Ordinary).await?,
-    };
+async fn look(settings: &SourceSettings) -> Result<Option<SlotHealth>, PgError> {
+    let mut connection = Connection::connect(&settings.connect, SessionKind::Ordinary).await?;
     let rows = connection.simple_query(&slot_statement(&settings.slot)).await?;
     let health = match rows.first().and_then(|row| health(row)) {
         Some(mut health) => {
@@ -68,7 +62,7 @@ async fn look(settings: &SourceSettings, kept: &mut Option<Connection>) -> Resul
         }
         None => None,
     };
-    *kept = Some(connection);
+    connection.close().await;
     Ok(health)
 }
 

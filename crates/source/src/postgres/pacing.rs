@@ -132,9 +132,14 @@ impl Pacer {
     }
 
     fn steer(&mut self, seen: ReadSeen) {
-        if std::mem::take(&mut self.refill) {
-            let enough = (BYTES_PER_MILLISECOND_MIN as u128) * seen.elapsed.as_micros();
-            self.catching_up = (seen.bytes as u128) * 1000 >= enough;
+        let little = (seen.bytes as u128) * 1000 < (BYTES_PER_MILLISECOND_MIN as u128) * seen.elapsed.as_micros();
+        if std::mem::take(&mut self.refill) || (little && seen.elapsed >= REFILL) {
+            self.catching_up = !little;
+            return;
+        }
+        if little {
+            // It may have been stopped for a moment: one long pause decides.
+            (self.refill, self.unjudged) = (true, UNJUDGED_READS);
             return;
         }
         // Where segments are not counted the first pause stays.
@@ -206,12 +211,16 @@ mod tests {
 
     #[test]
     fn the_pausing_ends_when_a_long_pause_brings_little() {
-        let mut pacer = catching_up();
-        for _ in 0..=UNJUDGED_READS {
-            pacer.observe(read(5000, 30, 2000));
+        // Also when it comes in few segments, and when it comes after silence.
+        for (bytes, segments) in [(5000, 30), (400, 2)] {
+            let mut pacer = catching_up();
+            pacer.observe(read(bytes, segments, 2000));
+            assert_eq!(pacer.pause(), Some(REFILL));
+            pacer.observe(read(bytes, segments, 16_000));
+            assert_eq!(pacer.pause(), None);
         }
-        assert_eq!(pacer.pause(), Some(REFILL));
-        pacer.observe(read(5000, 30, 16_000));
+        let mut pacer = catching_up();
+        pacer.observe(read(400, 2, 1_000_000));
         assert_eq!(pacer.pause(), None);
     }
 

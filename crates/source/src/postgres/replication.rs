@@ -51,6 +51,16 @@ impl Connection {
         })
     }
 
+    /// Whether the server is a standby.
+    ///
+    /// # Errors
+    /// When the connection is for physical replication, or broke.
+    pub async fn is_in_recovery(&mut self) -> Result<bool, PgError> {
+        let rows = self.simple_query("SELECT pg_catalog.pg_is_in_recovery()").await?;
+        let answer: String = field(rows.first(), 0, "pg_is_in_recovery()", "answer")?;
+        Ok(answer == "t")
+    }
+
     /// `TIMELINE_HISTORY`: where the server's timeline came from, as the text of its history file.
     ///
     /// # Errors

@@ -49,11 +49,18 @@ impl Source for PostgresSource {
         let settings = &self.settings;
         // A log that got something already is not served by a new slot: whatever lies between is lost to it.
         let known = !resume.confirmed_through.is_zero();
-        if known && let Ok(mut connection) = Connection::connect(&settings.connect, SessionKind::Replication).await {
-            // Nothing is created on a server that turns out to be a stranger. One that cannot be reached gets setup's words.
-            let server = connection.identify_system().await?;
-            continuity::check(&mut connection, &server, resume).await?;
-            connection.close().await;
+        if known || resume.source.is_some() {
+            // Nothing is created on a server that turns out to be a stranger.
+            match Connection::connect(&settings.connect, SessionKind::Replication).await {
+                Ok(mut connection) => {
+                    let server = connection.identify_system().await?;
+                    continuity::check(&mut connection, &server, resume).await?;
+                    connection.close().await;
+                }
+                Err(error) if error.is_transient() => return Err(error.into()),
+                // What is missing there, setup says better; it refuses before it changes anything.
+                Err(_) => {}
+            }
         }
         let prepared = if known { setup::prepare_to_resume(settings).await? } else { setup::prepare(settings).await? };
         let slot_lsn = prepared.slot_confirmed_flush;

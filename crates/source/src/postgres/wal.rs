@@ -75,6 +75,8 @@ pub struct WalReader {
     wake_at: Option<Instant>,
     last_read: Instant,
     tcp_descriptor: Option<RawFd>,
+    /// What TLS said after the bytes that were handed over before it.
+    failed: Option<io::Error>,
     /// Muted during pauses: otherwise all that arrives would wake us up, at the sender's expense.
     arrivals: Option<Arrivals>,
     segments: Option<u32>,
@@ -99,6 +101,7 @@ impl WalReader {
             wake_at: None,
             last_read: Instant::now(),
             tcp_descriptor,
+            failed: None,
             arrivals,
             segments: tcp_descriptor.and_then(tcp_data_segments),
             bytes_read: 0,
@@ -187,28 +190,10 @@ impl WalReader {
     /// One read of the socket.
     async fn fill(&mut self) -> Result<(), PgError> {
         self.make_room();
-        let (socket, input, arrivals) = (&mut self.socket, &mut self.input, &self.arrivals);
-        let read = poll_fn(|cx| {
-            let mut total = match poll_read(socket, cx, input) {
-                Poll::Ready(Ok(read)) => read,
-                other => return other,
-            };
-            // TLS hands out one record at a time: take what is already here, as one read of a plain socket would.
-            if let (ReadSide::Tls(_), Some(arrivals)) = (&*socket, arrivals) {
-                arrivals.present_only(true);
-                while total > 0 && total < ROOM_BYTES_MIN / 2 {
-                    match poll_read(socket, cx, input) {
-                        Poll::Ready(Ok(more)) if more > 0 => total += more,
-                        // Nothing more now. An end or an error shows again at the next read.
-                        _ => break,
-                    }
-                }
-                arrivals.present_only(false);
-            }
-            Poll::Ready(Ok(total))
-        })
-        .await
-        .map_err(PgError::Lost)?;
+        if let Some(error) = self.failed.take() {
+            return Err(PgError::Lost(error));
+        }
+        let read = poll_fn(|cx| self.poll_fill(cx)).await.map_err(PgError::Lost)?;
         if read == 0 {
             return Err(PgError::Lost(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
@@ -218,6 +203,32 @@ impl WalReader {
         self.bytes_read += read as u64;
         self.learn(read);
         Ok(())
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut total = 0;
+        // TLS hands out one record at a time: take what is already here, as one read of a plain socket would. While that
+        // is done the socket is not put into the epoll set, or muting it would be for nothing.
+        if let (ReadSide::Tls(_), Some(arrivals)) = (&self.socket, &self.arrivals) {
+            arrivals.present_only(true);
+            while total < ROOM_BYTES_MIN / 2 {
+                match poll_read(&mut self.socket, cx, &mut self.input) {
+                    Poll::Ready(Ok(more)) if more > 0 => total += more,
+                    Poll::Ready(Err(error)) => {
+                        self.failed = Some(error);
+                        break;
+                    }
+                    // Nothing more now; an end shows again.
+                    Poll::Ready(Ok(_)) | Poll::Pending => break,
+                }
+            }
+            arrivals.present_only(false);
+        }
+        match self.failed.take_if(|_| total == 0) {
+            Some(error) => Poll::Ready(Err(error)),
+            None if total > 0 => Poll::Ready(Ok(total)),
+            None => poll_read(&mut self.socket, cx, &mut self.input),
+        }
     }
 
     fn learn(&mut self, bytes: usize) {

@@ -20,7 +20,7 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(60);
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time between two looks at the slot.
-const SLOT_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+const SLOT_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What happens to a table that matches a pattern but has no replica identity.
 ///
