@@ -67,8 +67,7 @@ fn a_flipped_byte_in_a_chunk_is_detected_named_and_never_served() {
     let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY, body text)");
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     let marker = "the-needle-in-the-chunk";
     cluster.psql("shop", &format!("INSERT INTO t VALUES (1, '{marker}')")).unwrap();
     wait_visible(&daemon, 1);

@@ -79,8 +79,7 @@ fn a_slot_that_moved_on_without_us_is_a_gap_and_nothing_is_spliced() {
     let url = shop(&cluster);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     cluster.psql("shop", "INSERT INTO t VALUES (1)").unwrap();
     wait_visible(&daemon, 1);
     assert!(daemon.stop().success());
@@ -105,8 +104,7 @@ fn a_slot_that_was_dropped_is_a_gap_too() {
     let url = shop(&cluster);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     cluster.psql("shop", "INSERT INTO t VALUES (1)").unwrap();
     wait_visible(&daemon, 1);
     assert!(daemon.stop().success());

@@ -9,8 +9,7 @@ fn a_consumer_that_left_can_be_deleted_for_good_and_a_connected_one_cannot() {
     let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY)");
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     cluster.psql("shop", "INSERT INTO t SELECT generate_series(1, 10)").unwrap();
     wait_visible(&daemon, 10);
     let names = |daemon: &Daemon| http::get(&daemon.http, "/v1/consumers").unwrap().1;

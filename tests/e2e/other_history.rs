@@ -37,8 +37,7 @@ fn another_cluster_is_refused_before_anything_is_created_there() {
     let url = shop(&first);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     insert(&first, 1, 10);
     wait_visible(&daemon, 10);
     assert!(daemon.stop().success());
@@ -57,8 +56,7 @@ fn a_promoted_standby_that_has_everything_is_followed() {
     let url = shop(&cluster);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let daemon = Daemon::streaming(&url, &data);
     insert(&cluster, 1, 10);
     wait_visible(&daemon, 10);
     cluster.stop(ShutdownMode::Fast).unwrap();
@@ -81,8 +79,7 @@ fn a_promoted_standby_that_lacks_the_newest_changes_is_a_fork_and_nothing_is_spl
     let url = shop(&cluster);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     insert(&cluster, 1, 10);
     wait_visible(&daemon, 10);
     assert!(daemon.stop().success());

@@ -18,8 +18,7 @@ fn a_clean_stop_exits_0_and_the_stream_goes_on_where_it_was() {
     let url = database(&cluster, "shop", SCHEMA);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     workload::write(&cluster, "shop", 1, 1, 50);
     wait_visible(&daemon, events_of(50));
     let before = daemon.everything("shop");
@@ -40,8 +39,7 @@ fn kill_9_under_load_loses_doubles_and_reorders_nothing() {
     let url = database(&cluster, "shop", SCHEMA);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     let mut known = Vec::new();
     for round in 0..rounds {
         std::thread::scope(|scope| {
@@ -105,8 +103,7 @@ fn a_named_consumer_resumes_behind_what_it_committed_also_after_a_crash() {
     let url = database(&cluster, "shop", SCHEMA);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     workload::write(&cluster, "shop", 1, 1, 40);
     wait_visible(&daemon, events_of(40));
     let first = daemon.tail(&["shop", "--consumer", "cache", "--limit", "30"]);
@@ -139,8 +136,7 @@ fn consumers_that_follow_survive_a_restart_of_the_daemon() {
     let url = database(&cluster, "shop", SCHEMA);
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::start(&[&url], &data);
-    daemon.wait_streaming();
+    let mut daemon = Daemon::streaming(&url, &data);
     let (grpc, http) = (daemon.grpc.clone(), daemon.http.clone());
     let total = events_of(60);
     let ended = AtomicBool::new(false);

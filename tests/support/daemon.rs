@@ -91,6 +91,13 @@ impl Daemon {
         Self::start_with(&args, dir)
     }
 
+    /// Starts on this data directory and waits until the source streams.
+    pub(crate) fn streaming(source: &str, dir: &Path) -> Self {
+        let daemon = Self::start(&[source], dir);
+        daemon.wait_streaming();
+        daemon
+    }
+
     /// Starts with these extra arguments on this data directory, on free ports.
     pub(crate) fn start_with(extra: &[String], dir: &Path) -> Self {
         Self::spawn(extra, dir, free_address(), free_address())

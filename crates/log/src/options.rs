@@ -6,8 +6,8 @@ use std::time::Duration;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Consumers are kept until somebody deletes them, so a client that makes up a new name each time must be stopped somewhere: ten
-/// thousand are as many as may be connected, and a few MiB.
+/// Consumers are kept until somebody deletes them, so a client that makes up a new name each time must be stopped
+/// somewhere: ten thousand are as many as may be connected, and a few MiB.
 const CONSUMERS_PER_STREAM_MAX: usize = 10_000;
 
 /// Where the log lives and how much it may use.

@@ -52,8 +52,7 @@ pub trait Source: Send {
     async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError>;
 
     /// Watches what the source keeps for us, and says so in `status`, whether or not a session is open; until it is dropped.
-    fn guard(&self, status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        drop(status);
+    fn guard(&self, _status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::pending())
     }
 }

@@ -70,7 +70,9 @@ pub(crate) struct Pacer {
     catching_up: bool,
     /// The pause that suited the last stretch of catching up.
     level: Duration,
+    /// The next pause is a long one.
     refill: bool,
+    /// So many more reads may bring small segments without meaning anything.
     unjudged: u8,
     window_reads: u32,
     window_bytes: usize,
