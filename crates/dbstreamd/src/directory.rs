@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use dbstreamd_log::{Log, LogError, Watermarks};
+use dbstreamd_log::{ConsumerState, Log, LogError, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
 use dbstreamd_source::{Lifecycle, SlotHealth, State, StreamStatus};
 
 use crate::consumers::Registry;
+use crate::holds;
 
 /// Shown for a stream that the log has and the configuration has not.
 const UNCONFIGURED: &str = "no source is configured for this stream; what its log holds can still be read";
@@ -111,6 +113,16 @@ pub(crate) struct ConsumerSnapshot {
     pub(crate) lag_events: u64,
     pub(crate) lag_bytes: u64,
     pub(crate) connected: bool,
+    pub(crate) state: ConsumerState,
+    /// How long it has been away; none while it is connected.
+    pub(crate) away: Option<Duration>,
+}
+
+impl ConsumerSnapshot {
+    /// Why its state is not ACTIVE; empty when it is.
+    pub(crate) fn state_reason(&self) -> String {
+        holds::reason(self.state).to_owned()
+    }
 }
 
 /// There is no such stream.
@@ -208,8 +220,10 @@ impl Directory {
                 committed: record.committed,
                 committed_at: record.committed_at,
                 lag_events: visible.events_since(record.committed),
-                lag_bytes: self.log.bytes_between(record.stream, record.committed, visible),
+                lag_bytes: record.lag_bytes,
                 connected: connected.contains(&(record.stream, record.name.clone())),
+                state: record.state,
+                away: record.away,
             };
             all.insert((stream.clone(), record.name), snapshot);
         }
@@ -227,6 +241,8 @@ impl Directory {
                 lag_events: visible.events_since(Offset::NONE),
                 lag_bytes: self.log.bytes_between(id, Offset::NONE, visible),
                 connected: true,
+                state: ConsumerState::Active,
+                away: None,
             };
             all.insert((stream.clone(), name), snapshot);
         }

@@ -10,6 +10,7 @@ mod demo;
 mod directory;
 mod filter;
 mod grpc;
+mod holds;
 mod http;
 pub mod json;
 mod position;

@@ -22,7 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Config;
 use crate::directory::{Directory, Entry, RunningSource};
-use crate::{grpc, http, process};
+use crate::{grpc, holds, http, process};
 
 /// How long sources may take to make everything durable and say goodbye.
 const SOURCES_STOP_MAX: Duration = Duration::from_secs(10);
@@ -122,6 +122,11 @@ impl Api {
             shutdown: shutdown.clone(),
         });
         let mut servers = JoinSet::new();
+        let review = holds::watch(Arc::clone(&directory), shutdown.clone());
+        servers.spawn(async move {
+            review.await;
+            ("consumer review", Ok(()))
+        });
         let grpc = grpc::serve(ports.grpc, directory, subscribers, limits, shutdown.clone());
         servers.spawn(async move { ("gRPC", grpc.await.map_err(|error| error.to_string())) });
         let hosts = http::AllowedHosts::new(&config.http.allowed_hosts);

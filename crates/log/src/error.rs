@@ -129,6 +129,16 @@ pub enum LogError {
         /// The newest visible offset.
         visible: Offset,
     },
+    /// A consumer wants to commit a position behind which the next event is gone.
+    #[error(
+        "offset {requested} cannot be committed: everything up to offset {trim_point} was removed by retention, so that nobody can go on from there"
+    )]
+    CommitTrimmed {
+        /// The offset to commit.
+        requested: Offset,
+        /// Everything up to and including this offset is gone.
+        trim_point: Offset,
+    },
     /// A consumer wants to commit less than it committed before, and did not say that it means it.
     #[error("offset {requested} is before the committed offset {committed}: ask for a rewind if this is meant")]
     CommitRewinds {

@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::appender::Appender;
 use crate::error::LogError;
+use crate::holds::{ConsumerState, HoldChange, Known};
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
 use crate::read::{self, Reader, StartAt};
@@ -68,6 +69,18 @@ pub struct ConsumerRecord {
     pub committed: Offset,
     /// When it said so.
     pub committed_at: Timestamp,
+    /// How it stands to the log now.
+    pub state: ConsumerState,
+    /// Estimated bytes of the log between what it committed and the newest visible event.
+    pub lag_bytes: u64,
+    /// How long it has been away, at most since this process started; none while it is here.
+    pub away: Option<Duration>,
+}
+
+/// A consumer is here for as long as this lives.
+pub struct Attendance {
+    stream: Option<Arc<Stream>>,
+    consumer: ConsumerName,
 }
 
 /// What a commit below the committed offset means.
@@ -267,7 +280,7 @@ impl Log {
         wanted
             .flat_map(|stream| {
                 let consumers = stream.consumers.read();
-                consumers.iter().map(|(name, c)| record(stream.id, name, c)).collect::<Vec<_>>()
+                consumers.iter().map(|(name, known)| self.record(stream, name, known)).collect::<Vec<_>>()
             })
             .collect()
     }
@@ -276,7 +289,58 @@ impl Log {
     pub fn consumer(&self, stream: StreamId, name: &ConsumerName) -> Option<ConsumerRecord> {
         let stream = self.shared.stream(stream).ok()?;
         let consumers = stream.consumers.read();
-        consumers.get(name).map(|committed| record(stream.id, name, committed))
+        consumers.get(name).map(|known| self.record(&stream, name, known))
+    }
+
+    fn record(&self, stream: &Stream, name: &ConsumerName, known: &Known) -> ConsumerRecord {
+        let standing = stream.standing(known, self.shared.space_low());
+        ConsumerRecord {
+            stream: stream.id,
+            name: name.clone(),
+            committed: known.committed.offset,
+            committed_at: known.committed.at,
+            state: standing.state(&self.shared.options.holds),
+            lag_bytes: standing.lag_bytes,
+            away: known.away(),
+        }
+    }
+
+    /// Notes that a consumer is here, until what is returned is dropped. One that has never committed is nobody yet.
+    pub fn attend(&self, stream: StreamId, consumer: &ConsumerName) -> Attendance {
+        let stream = self.shared.stream(stream).ok();
+        let known = stream.filter(|stream| match stream.consumers.write().get_mut(consumer) {
+            Some(known) => {
+                known.arrive();
+                true
+            }
+            None => false,
+        });
+        Attendance { stream: known, consumer: consumer.clone() }
+    }
+
+    /// Looks at all consumers; who went from one state to another since the last time. To be called now and then: it is
+    /// for telling people, retention looks for itself.
+    pub fn review_consumers(&self) -> Vec<HoldChange> {
+        let space_low = self.shared.space_low();
+        let mut changes = Vec::new();
+        for stream in self.shared.all_streams() {
+            for (name, known) in stream.consumers.write().iter_mut() {
+                let standing = stream.standing(known, space_low);
+                let state = standing.state(&self.shared.options.holds);
+                let before = std::mem::replace(&mut known.reviewed, state);
+                if before != state {
+                    changes.push(HoldChange {
+                        stream: stream.id,
+                        consumer: name.clone(),
+                        from: before,
+                        to: state,
+                        committed: standing.committed,
+                        lag_bytes: standing.lag_bytes,
+                    });
+                }
+            }
+        }
+        changes
     }
 
     /// Bytes of a stream's kept chunks, as stored.
@@ -338,6 +402,11 @@ impl Shared {
 
     pub(crate) fn add_stream(&self, stream: Arc<Stream>) {
         self.streams.write().insert(stream.id, stream);
+    }
+
+    /// Whether the data volume is nearly full.
+    pub(crate) fn space_low(&self) -> bool {
+        false
     }
 
     pub(crate) fn store(&self) -> Result<Arc<Store>, LogError> {
@@ -420,8 +489,14 @@ impl std::fmt::Debug for Log {
     }
 }
 
-fn record(stream: StreamId, name: &ConsumerName, committed: &crate::store::Committed) -> ConsumerRecord {
-    ConsumerRecord { stream, name: name.clone(), committed: committed.offset, committed_at: committed.at }
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream
+            && let Some(known) = stream.consumers.write().get_mut(&self.consumer)
+        {
+            known.leave();
+        }
+    }
 }
 
 #[cfg(test)]

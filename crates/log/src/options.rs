@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::holds::HoldLimits;
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -36,6 +38,8 @@ pub struct LogOptions {
     pub partition_age_max: Duration,
     /// How long, and how much, is kept.
     pub retention: Retention,
+    /// How long, and how far behind, consumers may hold what retention would remove.
+    pub holds: HoldLimits,
     /// Names of consumers that are remembered for each stream.
     pub consumers_per_stream_max: usize,
 }
@@ -70,6 +74,7 @@ impl LogOptions {
             partition_bytes_max: 1024 * 1024 * 1024,
             partition_age_max: Duration::from_secs(6 * 3600),
             retention: Retention::default(),
+            holds: HoldLimits::default(),
             consumers_per_stream_max: CONSUMERS_PER_STREAM_MAX,
         }
     }

@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 
 use crate::chunk::Chunk;
 use crate::error::LogError;
+use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
-use crate::store::{Committed, Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
+use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
 use crate::writer::Published;
 
 /// One stream, shared.
@@ -31,8 +32,8 @@ pub(crate) struct Stream {
     pub(crate) layout: RwLock<Layout>,
     /// Whose history it is, as far as that is durable.
     pub(crate) source: Mutex<Option<SourceIdentity>>,
-    /// Durable commits of consumers.
-    pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Committed>>,
+    /// Consumers with a durable commit; who of them is there is nobody's but memory's.
+    pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Known>>,
     /// The newest visible chunks.
     pub(crate) ring: Ring,
     /// Damage that was met, at the start or by readers.
@@ -72,7 +73,7 @@ impl Stream {
                 bytes: loaded.state.bytes,
             }),
             source: Mutex::new(loaded.source),
-            consumers: RwLock::new(loaded.consumers.clone()),
+            consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             ring: Ring::default(),
             damage: Damage::default(),
             flow: Flow::default(),

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use dbstreamd_log::{LogOptions, Retention};
+use dbstreamd_log::{HoldLimits, LogOptions, Retention};
 use dbstreamd_source::postgres::SourceSettings;
 use serde::Deserialize;
 
@@ -198,7 +198,7 @@ fn build(
     overrides: &Overrides,
     environment: &BTreeMap<String, String>,
 ) -> Result<Config, ConfigError> {
-    let Document { data_dir, grpc, http, memory, log, logging, source: _ } = document;
+    let Document { data_dir, grpc, http, memory, log, consumers, logging, source: _ } = document;
     let bytes = |size: Option<Size>, default: usize| {
         size.map_or(default, |Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX))
     };
@@ -217,6 +217,7 @@ fn build(
             age: log.retention_age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age)),
             bytes: log.retention_bytes.map_or(default_retention.bytes, |limit| limit.0.map(|Size(bytes)| bytes)),
         },
+        holds: holds(&consumers)?,
         ..defaults
     };
     let where_from = |overridden: bool, argument: &'static str, setting: &'static str| {
@@ -247,6 +248,24 @@ fn build(
         sources: Vec::new(),
         warnings: Vec::new(),
     })
+}
+
+/// How long consumers may hold the log.
+fn holds(consumers: &document::Consumers) -> Result<HoldLimits, ConfigError> {
+    let defaults = HoldLimits::default();
+    let max_hold_bytes = consumers.max_hold_bytes.map_or(defaults.max_hold_bytes, |size| size.0);
+    // A smaller cap of its own takes the warning with it.
+    let max_lag_bytes = consumers.max_lag_bytes.map_or(defaults.max_lag_bytes.min(max_hold_bytes), |size| size.0);
+    if max_lag_bytes > max_hold_bytes {
+        return Err(ConfigError::Argument {
+            argument: "consumers.max_lag_bytes",
+            problem: format!(
+                "{max_lag_bytes} bytes are more than consumers.max_hold_bytes, which is {max_hold_bytes}: the warning must come before the hold is lost"
+            ),
+        });
+    }
+    let disconnected_max = consumers.disconnected_hold.map_or(defaults.disconnected_max, |period| period.0);
+    Ok(HoldLimits { max_lag_bytes, max_hold_bytes, disconnected_max })
 }
 
 /// Where a value came from, to be named in its error.

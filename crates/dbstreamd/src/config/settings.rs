@@ -35,6 +35,9 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("log.partition_age", Kind::Text),
     ("log.retention_age", Kind::Text),
     ("log.retention_bytes", Kind::Text),
+    ("consumers.max_lag_bytes", Kind::Text),
+    ("consumers.max_hold_bytes", Kind::Text),
+    ("consumers.disconnected_hold", Kind::Text),
     ("logging.filter", Kind::Text),
     ("logging.format", Kind::Text),
 ];

@@ -3,6 +3,7 @@
 //! This file answers the small questions; [`subscribe`] delivers. What may connect is decided in `listener`.
 
 mod acks;
+pub(crate) mod details;
 pub(crate) mod encode;
 mod feed;
 mod health;
@@ -16,7 +17,7 @@ pub(crate) mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::Rewind;
+use dbstreamd_log::{ConsumerState, Rewind};
 use dbstreamd_model::{Fingerprint, Offset};
 use dbstreamd_source::State;
 use tokio::net::TcpListener;
@@ -244,6 +245,12 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
 }
 
 fn consumer(snapshot: &ConsumerSnapshot) -> proto::Consumer {
+    let state = match snapshot.state {
+        ConsumerState::Active => proto::ConsumerState::Active,
+        ConsumerState::Lagging => proto::ConsumerState::Lagging,
+        ConsumerState::Released(_) => proto::ConsumerState::Released,
+        ConsumerState::NeedsSnapshot(_) => proto::ConsumerState::NeedsSnapshot,
+    };
     proto::Consumer {
         stream: snapshot.stream.to_string(),
         name: snapshot.name.to_string(),
@@ -252,5 +259,8 @@ fn consumer(snapshot: &ConsumerSnapshot) -> proto::Consumer {
         lag_bytes: snapshot.lag_bytes,
         committed_at_us: snapshot.committed_at.0,
         connected: snapshot.connected,
+        state: state.into(),
+        state_reason: snapshot.state_reason(),
+        away_seconds: snapshot.away.map_or(0, |away| away.as_secs()),
     }
 }

@@ -29,7 +29,8 @@ pub(super) fn from_log(error: &LogError) -> Status {
         | LogError::OffsetPastEnd { .. }
         | LogError::LsnTrimmed { .. }
         | LogError::TimeTrimmed { .. }
-        | LogError::CommitPastEnd { .. } => Status::out_of_range(text),
+        | LogError::CommitPastEnd { .. }
+        | LogError::CommitTrimmed { .. } => Status::out_of_range(text),
         // Stopped for good: coming back would not help, so this is not UNAVAILABLE.
         LogError::CommitRewinds { .. } | LogError::Stopped(_) => Status::failed_precondition(text),
         LogError::TooManyConsumers { .. } => Status::resource_exhausted(text),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use dbstreamd_log::ConsumerState;
 use dbstreamd_source::{SlotHealth, State};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -63,8 +64,20 @@ const CONSUMER_GAUGES: &[Of<ConsumerSnapshot>] = &[
     ("dbstreamd_consumer_lag_bytes", "Bytes of the log between the consumer and the newest visible event", |c| {
         float(c.lag_bytes)
     }),
-    ("dbstreamd_consumer_connected", "1 while the consumer is subscribed", |c| if c.connected { 1.0 } else { 0.0 }),
+    ("dbstreamd_consumer_holds", "1 while retention keeps what the consumer has not read", |c| flag(c.state.holds())),
+    ("dbstreamd_consumer_lagging", "1 while the consumer is behind by more than consumers.max_lag_bytes", |c| {
+        flag(!c.state.holds() || c.state == ConsumerState::Lagging)
+    }),
+    ("dbstreamd_consumer_needs_snapshot", "1 while the consumer cannot go on where it is", |c| {
+        flag(matches!(c.state, ConsumerState::NeedsSnapshot(_)))
+    }),
+    ("dbstreamd_consumer_connected", "1 while the consumer is subscribed", |c| flag(c.connected)),
 ];
+
+/// A yes or no as a gauge.
+const fn flag(yes: bool) -> f64 {
+    if yes { 1.0 } else { 0.0 }
+}
 
 /// A registry over everything the daemon knows.
 pub(super) fn registry(shared: &Arc<Shared>) -> Arc<Registry> {

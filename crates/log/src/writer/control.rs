@@ -71,7 +71,7 @@ impl Writer {
     }
 
     fn forget(&mut self, stream: &Stream, consumer: &ConsumerName) -> Result<Option<Offset>, LogError> {
-        let Some(committed) = stream.consumers.read().get(consumer).map(|committed| committed.offset) else {
+        let Some(committed) = stream.consumers.read().get(consumer).map(|known| known.committed.offset) else {
             return Ok(None);
         };
         let mut batch = Batch::default();

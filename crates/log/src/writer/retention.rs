@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use dbstreamd_model::Offset;
+
 use super::partitions::age;
 use super::{Slot, Writer};
 use crate::error::LogError;
@@ -18,7 +20,7 @@ impl Writer {
         self.retained = Instant::now();
         self.close_aged()?;
         while let Some(seq) = self.expired() {
-            if !self.remove(seq)? {
+            if self.is_held(seq) || !self.remove(seq)? {
                 break;
             }
         }
@@ -44,6 +46,22 @@ impl Writer {
         let too_old = retention.age.is_some_and(|limit| age(next.created_at) >= limit);
         let too_large = retention.bytes.is_some_and(|limit| self.partitions.bytes() > limit);
         (too_old || too_large).then_some(oldest)
+    }
+
+    /// Whether a consumer that still holds the log has not read all that lies in a partition.
+    fn is_held(&self, seq: PartitionSeq) -> bool {
+        let (limits, space_low) = (&self.shared.options.holds, self.shared.space_low());
+        self.streams.values().filter(|slot| slot.lies_in(seq)).any(|slot| {
+            let stream = &slot.stream;
+            let next =
+                stream.layout.read().directory.iter().find(|(other, _)| *other > seq).map(|(_, e)| e.first_offset);
+            let last = next.map_or(slot.state.visible, Offset::previous);
+            stream
+                .consumers
+                .read()
+                .values()
+                .any(|known| known.committed.offset < last && stream.standing(known, space_low).state(limits).holds())
+        })
     }
 
     /// Trims all streams past a partition and drops it; false when it holds the beginning of an unfinished unit.
