@@ -12,6 +12,7 @@ mod filter;
 mod grpc;
 mod http;
 pub mod json;
+mod notices;
 mod position;
 mod process;
 pub mod proto;

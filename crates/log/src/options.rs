@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dbstreamd_model::NoticeSink;
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -38,6 +40,8 @@ pub struct LogOptions {
     pub retention: Retention,
     /// Names of consumers that are remembered for each stream.
     pub consumers_per_stream_max: usize,
+    /// Told of damage, of the log's end and of what else an operator may want to know.
+    pub notices: NoticeSink,
 }
 
 /// How much history is kept. Whatever limit is reached first, the oldest partition goes.
@@ -71,6 +75,7 @@ impl LogOptions {
             partition_age_max: Duration::from_secs(6 * 3600),
             retention: Retention::default(),
             consumers_per_stream_max: CONSUMERS_PER_STREAM_MAX,
+            notices: NoticeSink::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ use tonic::{Status, Streaming};
 
 use crate::config::{Config, Overrides};
 use crate::directory::{Entry, RunningSource};
+use crate::notices::Notices;
 use crate::proto::{self, subscribe_request::Request, subscribe_response::Response};
 use crate::serve::{Api, Ports};
 
@@ -25,6 +26,7 @@ pub(super) struct Fixture {
     pub(super) stream: StreamId,
     pub(super) grpc: SocketAddr,
     pub(super) http: SocketAddr,
+    pub(super) notices: Notices,
     api: Option<Api>,
     appender: Appender,
     next_lsn: u64,
@@ -80,7 +82,9 @@ impl Fixture {
         };
         let entries = vec![Entry { id: stream, name, running: Some(running) }];
         let ports = Ports::bind(&config).await.unwrap();
-        let api = Api::start(ports, &config, log.clone(), CreditWindow::new(1 << 20), entries).unwrap();
+        let notices = Notices::default();
+        let api =
+            Api::start(ports, &config, log.clone(), CreditWindow::new(1 << 20), entries, notices.clone()).unwrap();
         let mut appender = log.appender(stream).unwrap();
         appender.begin_session().await.unwrap();
         Self {
@@ -88,6 +92,7 @@ impl Fixture {
             stream,
             grpc: api.grpc_addr,
             http: api.http_addr,
+            notices,
             api: Some(api),
             appender,
             next_lsn: 100,
