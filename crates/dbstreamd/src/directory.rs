@@ -13,6 +13,7 @@ use dbstreamd_source::{Lifecycle, SlotHealth, State, StreamStatus};
 
 use crate::consumers::Registry;
 use crate::holds;
+use crate::notices::Notices;
 
 /// Shown for a stream that the log has and the configuration has not.
 const UNCONFIGURED: &str = "no source is configured for this stream; what its log holds can still be read";
@@ -142,18 +143,20 @@ pub(crate) struct Directory {
     log: Log,
     entries: Vec<Entry>,
     pub(crate) registry: Arc<Registry>,
+    /// What happened lately.
+    pub(crate) notices: Notices,
 }
 
 impl Directory {
     /// Of the configured streams, and whatever else the log holds.
-    pub(crate) fn new(log: Log, mut entries: Vec<Entry>) -> Self {
+    pub(crate) fn new(log: Log, mut entries: Vec<Entry>, notices: Notices) -> Self {
         for (id, name) in log.streams() {
             if entries.iter().all(|entry| entry.id != id) {
                 entries.push(Entry { id, name, running: None });
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { log, entries, registry: Arc::default() }
+        Self { log, entries, registry: Arc::default(), notices }
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -267,7 +270,7 @@ mod tests {
             slot: "the_slot".into(),
             publication: "the_publication".into(),
         };
-        let directory = Directory::new(log, vec![Entry { id, name, running: Some(running) }]);
+        let directory = Directory::new(log, vec![Entry { id, name, running: Some(running) }], Notices::default());
         let mut snapshot = directory.snapshots().unwrap().pop().unwrap();
         let at = |seconds: i64| Timestamp(1_700_000_000_000_000 + seconds * 1_000_000);
         let near = |lag: f64, wanted: f64| assert!((lag - wanted).abs() < 1e-6, "{lag} instead of {wanted}");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dbstreamd_log::{ConsumerState, HoldChange, HoldLost, SnapshotReason};
+use dbstreamd_model::{Notice, Severity};
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::Directory;
@@ -40,19 +41,16 @@ pub(crate) async fn watch(directory: Arc<Directory>, shutdown: CancellationToken
 }
 
 fn tell(directory: &Directory, change: &HoldChange) {
-    let stream = directory.entries().iter().find(|entry| entry.id == change.stream).map(|entry| entry.name.as_str());
-    let stream = stream.unwrap_or_default();
-    let (consumer, from, to) = (&change.consumer, change.from.name(), change.to.name());
-    let (committed, lag_bytes, why) = (change.committed, change.lag_bytes, reason(change.to));
-    match change.to {
-        ConsumerState::Active => {
-            tracing::info!(stream, %consumer, from, to, %committed, lag_bytes, "a consumer is well again");
-        }
-        ConsumerState::Lagging | ConsumerState::Released(_) => {
-            tracing::warn!(stream, %consumer, from, to, %committed, lag_bytes, "a consumer falls behind: {why}");
-        }
-        ConsumerState::NeedsSnapshot(_) => {
-            tracing::error!(stream, %consumer, from, to, %committed, lag_bytes, "a consumer needs a snapshot: {why}");
-        }
-    }
+    let Some(entry) = directory.entries().iter().find(|entry| entry.id == change.stream) else { return };
+    let why = reason(change.to);
+    let (severity, kind, text) = match change.to {
+        ConsumerState::Active => (Severity::Info, "consumer_active", "it keeps up again"),
+        ConsumerState::Lagging => (Severity::Warning, "consumer_lagging", why),
+        ConsumerState::Released(_) => (Severity::Warning, "consumer_released", why),
+        ConsumerState::NeedsSnapshot(_) => (Severity::Error, "consumer_needs_snapshot", why),
+    };
+    let (from, to) = (change.from.name(), change.to.name());
+    let (committed, lag) = (change.committed, change.lag_bytes);
+    let text = format!("consumer went from {from} to {to}: {text} (committed offset {committed}, {lag} bytes behind)");
+    directory.notices.push(Notice::new(severity, kind, text).of_stream(&entry.name).of_consumer(&change.consumer));
 }

@@ -13,6 +13,7 @@ mod grpc;
 mod holds;
 mod http;
 pub mod json;
+mod notices;
 mod position;
 mod process;
 pub mod proto;

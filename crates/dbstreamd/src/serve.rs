@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{CreditWindow, Log, LogError};
+use dbstreamd_log::{CreditWindow, Log, LogError, LogOptions};
 use dbstreamd_model::{StreamId, StreamName};
 use dbstreamd_source::postgres::{PostgresSource, SourceSettings};
 use dbstreamd_source::{RetryPolicy, StreamStatus};
@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Config;
 use crate::directory::{Directory, Entry, RunningSource};
+use crate::notices::Notices;
 use crate::{grpc, holds, http, process};
 
 /// How long sources may take to make everything durable and say goodbye.
@@ -101,6 +102,7 @@ impl Api {
         log: Log,
         window: CreditWindow,
         entries: Vec<Entry>,
+        notices: Notices,
     ) -> Result<Self, ServeError> {
         let local = |listener: &TcpListener, address, argument| {
             listener.local_addr().map_err(|source| ServeError::Listen { address, argument, source })
@@ -108,7 +110,7 @@ impl Api {
         let grpc_addr = local(&ports.grpc, config.grpc.listen, "--grpc")?;
         let http_addr = local(&ports.http, config.http.listen, "--http")?;
         let shutdown = CancellationToken::new();
-        let directory = Arc::new(Directory::new(log, entries));
+        let directory = Arc::new(Directory::new(log, entries, notices));
         let subscribers = Arc::new(Semaphore::new(config.grpc.subscribers_max.min(Semaphore::MAX_PERMITS)));
         let limits =
             grpc::Limits { connections_max: config.grpc.connections_max, subscribers_max: config.grpc.subscribers_max };
@@ -185,18 +187,16 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
         tracing::warn!("{warning}");
     }
     let ports = Ports::bind(&config).await?;
-    let options = config.log.clone();
+    let notices = Notices::default();
+    let options = LogOptions { notices: notices.sink(), ..config.log.clone() };
     let log = blocking(move || Log::open(options)).await?;
-    for damage in log.damage() {
-        tracing::error!("{damage}");
-    }
     let window = CreditWindow::new(config.credit_window_bytes);
     let mut planned = Vec::new();
     for settings in &config.sources {
         planned.push(plan(&log, settings.clone()).await?);
     }
     let entries = planned.iter().map(|(entry, _, _)| entry.clone()).collect();
-    let api = Api::start(ports, &config, log.clone(), window.clone(), entries)?;
+    let api = Api::start(ports, &config, log.clone(), window.clone(), entries, notices)?;
     tracing::info!(grpc = %api.grpc_addr, http = %api.http_addr, data_dir = %config.log.dir.display(), streams = planned.len(), "dbstreamd is up");
 
     let stop_sources = CancellationToken::new();

@@ -124,8 +124,11 @@ impl Log {
         for (id, stream) in &mut loaded.streams {
             delete_tail(&store, *id, &mut stream.state, &mut stream.directory)?;
         }
-        let streams: BTreeMap<_, _> =
-            loaded.streams.iter().map(|(&id, stream)| (id, Arc::new(Stream::new(id, stream)))).collect();
+        let streams: BTreeMap<_, _> = loaded
+            .streams
+            .iter()
+            .map(|(&id, stream)| (id, Arc::new(Stream::new(id, stream, options.notices.clone()))))
+            .collect();
         // Damage in one stream's newest chunk is no reason to keep the others from running.
         for stream in streams.values() {
             if let Err(error) = read::verify_newest(&store, stream) {

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dbstreamd_model::NoticeSink;
+
 use crate::holds::HoldLimits;
 
 const KIB: usize = 1024;
@@ -42,6 +44,8 @@ pub struct LogOptions {
     pub holds: HoldLimits,
     /// Names of consumers that are remembered for each stream.
     pub consumers_per_stream_max: usize,
+    /// Told of damage, of the log's end and of what else an operator may want to know.
+    pub notices: NoticeSink,
 }
 
 /// How much history is kept. Whatever limit is reached first, the oldest partition goes.
@@ -76,6 +80,7 @@ impl LogOptions {
             retention: Retention::default(),
             holds: HoldLimits::default(),
             consumers_per_stream_max: CONSUMERS_PER_STREAM_MAX,
+            notices: NoticeSink::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
-use dbstreamd_model::{ConsumerName, Epoch, Offset, StreamId, StreamName};
+use dbstreamd_model::{ConsumerName, Epoch, Notice, NoticeSink, Offset, Severity, StreamId, StreamName};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -56,7 +56,7 @@ pub(crate) struct Layout {
 }
 
 impl Stream {
-    pub(crate) fn new(id: StreamId, loaded: &LoadedStream) -> Self {
+    pub(crate) fn new(id: StreamId, loaded: &LoadedStream, notices: NoticeSink) -> Self {
         // The first epoch needs no record.
         let mut epochs = vec![(Epoch::FIRST, Offset::FIRST)];
         epochs.extend_from_slice(&loaded.epochs);
@@ -75,7 +75,7 @@ impl Stream {
             source: Mutex::new(loaded.source),
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             ring: Ring::default(),
-            damage: Damage::default(),
+            damage: Damage { stream: loaded.name.clone(), kept: Mutex::default(), notices },
             flow: Flow::default(),
             appender_taken: AtomicBool::new(false),
         }
@@ -145,23 +145,29 @@ impl Ring {
 }
 
 /// What could not be read, each place once.
-#[derive(Default)]
-pub(crate) struct Damage(Mutex<Vec<LogError>>);
+pub(crate) struct Damage {
+    stream: StreamName,
+    kept: Mutex<Vec<LogError>>,
+    notices: NoticeSink,
+}
 
 /// So many places are kept for each stream: enough to see how bad it is.
 const DAMAGE_KEPT_MAX: usize = 20;
 
 impl Damage {
+    /// Keeps it, and makes it known unless it is known already.
     pub(crate) fn keep(&self, error: &LogError) {
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         if kept.len() < DAMAGE_KEPT_MAX && kept.iter().all(|known| ends(known).is_none_or(|e| Some(e) != ends(error))) {
             kept.push(error.clone());
+            drop(kept);
+            self.notices.push(Notice::new(Severity::Error, "damage_found", error.to_string()).of_stream(&self.stream));
         }
     }
 
     /// What is kept of it and was not removed by retention since.
     pub(crate) fn kept(&self, trim_point: Offset) -> Vec<LogError> {
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         kept.retain(|error| ends(error).is_none_or(|last| last > trim_point));
         kept.clone()
     }

@@ -105,6 +105,7 @@ pub(super) fn registry(shared: &Arc<Shared>) -> Arc<Registry> {
     for (name, help, histogram) in histograms {
         registry.register(format!("dbstreamd_log_{name}"), help, histogram.clone());
     }
+    registry.register("dbstreamd_notices", "Things that happened, by kind", shared.directory.notices.counted());
     Arc::new(registry)
 }
 

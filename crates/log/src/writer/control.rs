@@ -56,7 +56,7 @@ impl Writer {
         self.store.put_meta(&mut batch, MetaKey::StreamName(id), name.as_str().as_bytes())?;
         self.store.put_meta(&mut batch, MetaKey::StreamState(id), &StreamState::NEW.encode())?;
         self.store.commit(&batch)?;
-        let stream = Arc::new(Stream::new(id, &LoadedStream::new(name)));
+        let stream = Arc::new(Stream::new(id, &LoadedStream::new(name), self.shared.options.notices.clone()));
         self.streams.insert(
             id,
             Slot {

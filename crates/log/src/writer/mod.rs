@@ -23,7 +23,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dbstreamd_model::StreamId;
+use dbstreamd_model::{Notice, Severity, StreamId};
 
 pub(crate) use control::delete_tail;
 pub use published::Durable;
@@ -101,8 +101,9 @@ impl Writer {
                 Ok(Next::Continue) => {}
                 Ok(Next::Close) => return self.refuse_all(&LogError::Closed, false),
                 Err(error) => {
-                    tracing::error!(%error, "the log stops writing");
                     let error = self.shared.fail(error);
+                    let notice = Notice::new(Severity::Error, "log_stopped", error.to_string());
+                    self.shared.options.notices.push(notice);
                     drop(group);
                     return self.refuse_all(&error, true);
                 }

@@ -14,6 +14,7 @@ mod crash;
 mod damage;
 mod failing;
 mod format;
+mod holds;
 mod reading;
 mod retention;
 mod sessions;
