@@ -23,6 +23,8 @@ mod consumers;
 mod demo;
 #[path = "e2e/foreign_client.rs"]
 mod foreign_client;
+#[path = "e2e/holds.rs"]
+mod holds;
 #[path = "e2e/huge_transaction.rs"]
 mod huge_transaction;
 #[path = "e2e/ordering.rs"]

@@ -67,13 +67,7 @@ async fn a_consumer_resumes_behind_what_it_acknowledged() {
     // A late, lower one changes nothing.
     first.acknowledge(2);
     first.half_close();
-    let consumer = "audit".parse().unwrap();
-    let committed = || fixture.log.consumer(fixture.stream, &consumer).map_or(Offset::NONE, |record| record.committed);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while committed() < Offset(6) {
-        assert!(tokio::time::Instant::now() < deadline, "never committed");
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
+    fixture.until_committed("audit", 6).await;
     drop(first);
     let mut second = fixture.subscribe(start()).await;
     assert_eq!(offsets(&second.events(4).await), [7, 8, 9, 10]);
@@ -105,12 +99,7 @@ async fn a_second_subscription_ends_the_first_and_begins_behind_its_last_acknowl
     first.events(5).await;
     first.acknowledge(3);
     // The acknowledgement and the takeover travel on two connections: let the first arrive.
-    let consumer = "audit".parse().unwrap();
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while fixture.log.consumer(fixture.stream, &consumer).is_none() {
-        assert!(tokio::time::Instant::now() < deadline, "never committed");
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
+    fixture.until_committed("audit", 3).await;
     let mut second = fixture.subscribe(start()).await;
     assert_eq!(offsets(&second.events(2).await), [4, 5]);
     let status = first.refused().await;
