@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dbstreamd_log::{ConsumerState, Log, LogError, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
-use dbstreamd_source::{Lifecycle, SlotHealth, State, StreamStatus};
+use dbstreamd_source::{Control, Lifecycle, SlotHealth, SourceEnd, State, StreamStatus};
 
 use crate::consumers::Registry;
 use crate::holds;
@@ -33,6 +33,10 @@ pub(crate) struct RunningSource {
     pub(crate) status: Arc<StreamStatus>,
     pub(crate) slot: String,
     pub(crate) publication: String,
+    /// What is wanted of it.
+    pub(crate) control: Control,
+    /// Where its history ends.
+    pub(crate) end: Arc<dyn SourceEnd>,
 }
 
 /// All that is known of a stream at one moment.
@@ -256,8 +260,34 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use dbstreamd_log::LogOptions;
+    use dbstreamd_source::SourceError;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+
+    /// A source whose WAL ends at 0/1000 for ever.
+    #[derive(Debug)]
+    struct Standing;
+
+    #[tonic::async_trait]
+    impl SourceEnd for Standing {
+        async fn end(&self) -> Result<Lsn, SourceError> {
+            Ok(Lsn(0x1000))
+        }
+    }
+
+    impl RunningSource {
+        /// Of a stream that nobody runs.
+        pub(crate) fn unconnected(name: &StreamName) -> Self {
+            Self {
+                status: StreamStatus::new(name.clone()),
+                slot: "the_slot".into(),
+                publication: "the_publication".into(),
+                control: CancellationToken::new().into(),
+                end: Arc::new(Standing),
+            }
+        }
+    }
 
     #[test]
     fn lag_grows_while_the_source_is_away_and_is_unknown_before_anything_was_confirmed() {
@@ -265,11 +295,7 @@ mod tests {
         let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
         let name: StreamName = "shop".parse().unwrap();
         let id = log.open_stream(&name).unwrap();
-        let running = RunningSource {
-            status: StreamStatus::new(name.clone()),
-            slot: "the_slot".into(),
-            publication: "the_publication".into(),
-        };
+        let running = RunningSource::unconnected(&name);
         let directory = Directory::new(log, vec![Entry { id, name, running: Some(running) }], Notices::default());
         let mut snapshot = directory.snapshots().unwrap().pop().unwrap();
         let at = |seconds: i64| Timestamp(1_700_000_000_000_000 + seconds * 1_000_000);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use dbstreamd_log::{CreditWindow, Log, LogError, LogOptions};
 use dbstreamd_model::{StreamId, StreamName};
 use dbstreamd_source::postgres::{PostgresSource, SourceSettings};
-use dbstreamd_source::{RetryPolicy, StreamStatus};
+use dbstreamd_source::{Control, Goal, RetryPolicy, StreamStatus};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -191,23 +191,24 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let options = LogOptions { notices: notices.sink(), ..config.log.clone() };
     let log = blocking(move || Log::open(options)).await?;
     let window = CreditWindow::new(config.credit_window_bytes);
+    let stop_sources = CancellationToken::new();
     let mut planned = Vec::new();
     for settings in &config.sources {
-        planned.push(plan(&log, settings.clone()).await?);
+        planned.push(plan(&log, settings.clone(), &notices, &stop_sources).await?);
     }
     let entries = planned.iter().map(|(entry, _, _)| entry.clone()).collect();
     let api = Api::start(ports, &config, log.clone(), window.clone(), entries, notices)?;
     tracing::info!(grpc = %api.grpc_addr, http = %api.http_addr, data_dir = %config.log.dir.display(), streams = planned.len(), "dbstreamd is up");
 
-    let stop_sources = CancellationToken::new();
     let mut sources = JoinSet::new();
     let mut statuses = Vec::new();
-    for (entry, status, settings) in planned {
-        statuses.push(Arc::clone(&status));
-        let (log, window, stop) = (log.clone(), window.clone(), stop_sources.clone());
+    for (entry, running, settings) in planned {
+        statuses.push(Arc::clone(&running.status));
+        let (log, window) = (log.clone(), window.clone());
         sources.spawn(async move {
             let source = Box::new(PostgresSource::new(settings));
-            dbstreamd_source::run(source, log, entry.id, window, status, RetryPolicy::default(), stop).await;
+            let RunningSource { status, control, .. } = running;
+            dbstreamd_source::run(source, log, entry.id, window, status, RetryPolicy::default(), control).await;
         });
     }
     Ok(Running {
@@ -222,17 +223,23 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     })
 }
 
-async fn plan(log: &Log, settings: SourceSettings) -> Result<(Entry, Arc<StreamStatus>, SourceSettings), ServeError> {
+async fn plan(
+    log: &Log,
+    settings: SourceSettings,
+    notices: &Notices,
+    stop: &CancellationToken,
+) -> Result<(Entry, RunningSource, SourceSettings), ServeError> {
     let name: StreamName = settings.name.clone();
-    let status = StreamStatus::new(name.clone());
     let (log, wanted) = (log.clone(), name.clone());
     let id: StreamId = blocking(move || log.open_stream(&wanted)).await?;
     let running = RunningSource {
-        status: Arc::clone(&status),
+        status: StreamStatus::with_notices(name.clone(), notices.sink()),
         slot: settings.slot.clone(),
         publication: settings.publication.clone(),
+        control: Control::new(Goal::Run, stop.clone()),
+        end: Arc::new(PostgresSource::new(settings.clone())),
     };
-    Ok((Entry { id, name, running: Some(running) }, status, settings))
+    Ok((Entry { id, name, running: Some(running.clone()) }, running, settings))
 }
 
 /// Runs blocking work of the log off the async threads.

@@ -221,6 +221,7 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         Some(State::Setup) => proto::StreamState::Setup,
         Some(State::Streaming) => proto::StreamState::Streaming,
         Some(State::Failed) => proto::StreamState::Failed,
+        Some(State::Paused) => proto::StreamState::Paused,
     };
     let marks = &snapshot.watermarks;
     proto::Stream {

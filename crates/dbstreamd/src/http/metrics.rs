@@ -173,7 +173,7 @@ fn states(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fm
     let help = "1 for the state the stream is in";
     let mut family = encoder.encode_descriptor("dbstreamd_stream_state", help, None, MetricType::Gauge)?;
     for stream in streams {
-        for state in [State::Init, State::Setup, State::Streaming, State::Failed] {
+        for state in State::ALL {
             let is = stream.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.state == state);
             let labels = [("stream", stream.name.as_str()), ("state", state.name())];
             ConstGauge::new(i64::from(is)).encode(family.encode_family(&labels)?)?;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use dbstreamd_log::{Appender, CreditWindow, Log, LogOptions, Pump, UnitHead};
 use dbstreamd_model::{Column, Lsn, Offset, Op, ReplicaIdentity, StreamId, TableSchema, Timestamp};
-use dbstreamd_source::StreamStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -75,11 +74,7 @@ impl Fixture {
         let log = Log::open(options).unwrap();
         let name = "shop".parse().unwrap();
         let stream = log.open_stream(&name).unwrap();
-        let running = RunningSource {
-            status: StreamStatus::new(name.clone()),
-            slot: "the_slot".into(),
-            publication: "the_publication".into(),
-        };
+        let running = RunningSource::unconnected(&name);
         let entries = vec![Entry { id: stream, name, running: Some(running) }];
         let ports = Ports::bind(&config).await.unwrap();
         let notices = Notices::default();
