@@ -13,6 +13,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::chunk::{Builder, Chunk, Parts, UnitSpan};
 use crate::credit::{Credit, TOKEN_BYTES as CREDIT_GRAIN};
+use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
 use crate::log::Shared;
 use crate::read::UnitCursor;
@@ -40,12 +41,16 @@ pub struct Resume {
     pub confirmed_through: Lsn,
     /// Offset of the next event.
     pub next_offset: Offset,
-    /// End of the newest stored unit; zero when there is none.
+    /// End of the newest stored unit of this epoch; zero when there is none.
     pub visible_lsn: Lsn,
-    /// End of the newest unit that retention removed; zero when there is none.
+    /// End of the newest unit of this epoch that retention removed; zero when there is none.
     pub trimmed_through: Lsn,
     /// Whose history the log is; none when nobody has said so yet.
     pub source: Option<SourceIdentity>,
+    /// The stream's epoch. All positions here are of it.
+    pub epoch: Epoch,
+    /// How many epochs began within the last hour.
+    pub epochs_last_hour: usize,
 }
 
 /// When to hand over what is built.
@@ -68,7 +73,6 @@ pub enum Pump {
 #[derive(Debug)]
 pub(crate) struct Restart {
     pub(crate) resume: Resume,
-    pub(crate) epoch: Epoch,
     pub(crate) commit_time_max: Timestamp,
 }
 
@@ -135,8 +139,8 @@ impl Appender {
         (self.builder, self.open, self.credit) = (Builder::default(), None, None);
         let (reply, answer) = oneshot::channel();
         self.shared.send(Command::Reset { stream: Arc::clone(&self.stream), reply })?;
-        let Restart { resume, epoch, commit_time_max } = self.shared.answer(answer).await?;
-        (self.epoch, self.next_offset, self.lsn_end) = (epoch, resume.next_offset, resume.visible_lsn);
+        let Restart { resume, commit_time_max } = self.shared.answer(answer).await?;
+        (self.epoch, self.next_offset, self.lsn_end) = (resume.epoch, resume.next_offset, resume.visible_lsn);
         (self.commit_time_max, self.confirm, self.misuse) = (commit_time_max, Lsn::ZERO, None);
         self.stream.appended.store(resume.next_offset.previous().0, Relaxed);
         // Everything handed over is durable by now; what was not handed over keeps its id.
@@ -150,11 +154,29 @@ impl Appender {
     /// Makes durable whose history this stream is. To be called once it is certain that `source` continues it, before
     /// anything of it is appended.
     ///
+    /// `confirmed_max` is up to where its history is known to be the log's (`Lsn(u64::MAX)`: no bound). In the same write
+    /// `confirmed_through` is lowered to it, though never below the end of the newest unit: what was confirmed beyond
+    /// it said that another history had nothing for us there.
+    ///
     /// # Errors
     /// When the log does not write any more.
-    pub async fn bind_source(&mut self, source: SourceIdentity) -> Result<(), LogError> {
+    pub async fn bind_source(&mut self, source: SourceIdentity, confirmed_max: Lsn) -> Result<(), LogError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Command::Bind { stream: Arc::clone(&self.stream), source, reply })?;
+        self.shared.send(Command::Bind { stream: Arc::clone(&self.stream), source, confirmed_max, reply })?;
+        self.shared.answer(answer).await
+    }
+
+    /// Begins a new epoch, durably: the source's history does not continue the log's. What is not visible is deleted,
+    /// what is visible stays as it is, and positions start over at `broken.source_lsn`. A session must be begun again
+    /// before anything is appended.
+    ///
+    /// # Errors
+    /// When the log does not write any more; whether there is a new epoch is then seen after the next start.
+    pub async fn raise_epoch(&mut self, broken: EpochBreak) -> Result<EpochRecord, LogError> {
+        (self.builder, self.open, self.credit) = (Builder::default(), None, None);
+        self.misuse = Some("a session must be begun in the new epoch before anything is appended");
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Command::RaiseEpoch { stream: Arc::clone(&self.stream), broken, reply })?;
         self.shared.answer(answer).await
     }
 
@@ -292,7 +314,7 @@ impl Appender {
         self.stream.published.watch_confirmed()
     }
 
-    /// The stored units that end after `lsn`, in order; to recognise what the source sends again.
+    /// The stored units of the newest epoch that end after `lsn`, in order; to recognise what the source sends again.
     pub fn units_after(&self, lsn: Lsn) -> UnitCursor {
         UnitCursor::new(Arc::clone(&self.shared), Arc::clone(&self.stream), lsn)
     }

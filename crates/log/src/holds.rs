@@ -12,7 +12,7 @@
 
 use std::time::{Duration, Instant};
 
-use dbstreamd_model::{ConsumerName, Epoch, Offset, StreamId};
+use dbstreamd_model::{ConsumerName, Offset, StreamId};
 
 use crate::store::Committed;
 use crate::stream::Stream;
@@ -197,7 +197,7 @@ impl Stream {
         Standing {
             committed: known.committed.offset,
             trim_point: marks.trim_point,
-            new_epoch: layout.epochs.last().filter(|(epoch, _)| *epoch > Epoch::FIRST).map(|(_, first)| *first),
+            new_epoch: layout.epochs.last().map(|record| record.first_offset),
             // An estimate never says "nothing" of something.
             lag_bytes: lag_bytes.max(u64::from(known.committed.offset < marks.visible)),
             away: known.away(),

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::appender::Appender;
+use crate::epochs::EpochRecord;
 use crate::error::LogError;
 use crate::holds::{ConsumerState, HoldChange, Known};
 use crate::metrics::LogMetrics;
@@ -50,7 +51,7 @@ pub struct Watermarks {
     pub visible: Offset,
     /// Everything up to here was removed by retention.
     pub trim_point: Offset,
-    /// End of the newest visible unit.
+    /// End of the newest visible unit of this epoch; zero when it has none.
     pub visible_lsn: Lsn,
     /// Commit time of the newest visible unit; zero when there is none.
     pub visible_commit_time: Timestamp,
@@ -230,6 +231,16 @@ impl Log {
         let stream = self.shared.stream(stream)?;
         let next = read::start_offset(&*self.shared.store()?, &stream, start)?;
         Ok(Reader::new(Arc::clone(&self.shared), stream, next))
+    }
+
+    /// The stream's epochs after the first, oldest first.
+    pub fn epochs(&self, stream: StreamId) -> Vec<EpochRecord> {
+        self.shared.stream(stream).map(|stream| stream.layout.read().epochs.clone()).unwrap_or_default()
+    }
+
+    /// The epoch that `offset` belongs to, or, when it is yet to come, would belong to now.
+    pub fn epoch_at(&self, stream: StreamId, offset: Offset) -> Epoch {
+        self.shared.stream(stream).map_or(Epoch::FIRST, |stream| stream.layout.read().epoch_of(offset).0)
     }
 
     /// All schema versions of a stream, oldest first.

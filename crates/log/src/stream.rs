@@ -7,16 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
-use dbstreamd_model::{ConsumerName, Epoch, Notice, NoticeSink, Offset, Severity, StreamId, StreamName};
+use dbstreamd_model::{
+    ConsumerName, Epoch, Lsn, Notice, NoticeSink, Offset, Severity, StreamId, StreamName, Timestamp,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::chunk::Chunk;
+use crate::epochs::EpochRecord;
 use crate::error::LogError;
 use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
 use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
 use crate::writer::Published;
+
+const HOUR_MICROS: i64 = 3600 * 1_000_000;
 
 /// One stream, shared.
 pub(crate) struct Stream {
@@ -48,8 +53,8 @@ pub(crate) struct Stream {
 pub(crate) struct Layout {
     /// Partitions that hold events of the stream, in order.
     pub(crate) directory: Vec<(PartitionSeq, Entry)>,
-    /// First offset of each epoch, in order; never empty.
-    pub(crate) epochs: Vec<(Epoch, Offset)>,
+    /// The epochs after the first, in order.
+    pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) trim: Trim,
     /// Bytes of all chunks ever written, as stored.
     pub(crate) bytes: u64,
@@ -57,9 +62,6 @@ pub(crate) struct Layout {
 
 impl Stream {
     pub(crate) fn new(id: StreamId, loaded: &LoadedStream, notices: NoticeSink) -> Self {
-        // The first epoch needs no record.
-        let mut epochs = vec![(Epoch::FIRST, Offset::FIRST)];
-        epochs.extend_from_slice(&loaded.epochs);
         Self {
             id,
             name: loaded.name.clone(),
@@ -68,7 +70,7 @@ impl Stream {
             schemas: RwLock::new(Arc::new(loaded.schemas.clone())),
             layout: RwLock::new(Layout {
                 directory: loaded.directory.clone(),
-                epochs,
+                epochs: loaded.epochs.clone(),
                 trim: loaded.trim,
                 bytes: loaded.state.bytes,
             }),
@@ -92,9 +94,26 @@ impl Layout {
 
     /// The epoch of `offset`, and the first offset of the next epoch, if there is one.
     pub(crate) fn epoch_of(&self, offset: Offset) -> (Epoch, Option<Offset>) {
-        let after = self.epochs.partition_point(|(_, first)| *first <= offset);
-        let epoch = after.checked_sub(1).and_then(|i| self.epochs.get(i)).map_or(Epoch::FIRST, |(epoch, _)| *epoch);
-        (epoch, self.epochs.get(after).map(|(_, first)| *first))
+        // Of epochs without events the newest is meant: that is where the offset will be.
+        let after = self.epochs.partition_point(|record| record.first_offset <= offset);
+        let epoch = after.checked_sub(1).and_then(|i| self.epochs.get(i)).map_or(Epoch::FIRST, |record| record.epoch);
+        (epoch, self.epochs.get(after).map(|record| record.first_offset))
+    }
+
+    /// The first offset of the newest epoch. LSNs are in order from here on, and only from here on.
+    pub(crate) fn newest_epoch_start(&self) -> Offset {
+        self.epochs.last().map_or(Offset::FIRST, |record| record.first_offset)
+    }
+
+    /// End of the newest unit of the newest epoch that retention removed; zero when there is none.
+    pub(crate) fn trimmed_in_newest_epoch(&self) -> Lsn {
+        if self.trim.point >= self.newest_epoch_start() { self.trim.lsn } else { Lsn::ZERO }
+    }
+
+    /// How many epochs began within the last hour; those that began in the future, by a clock that was set back, too.
+    pub(crate) fn epochs_last_hour(&self) -> usize {
+        let since = Timestamp::now().0.saturating_sub(HOUR_MICROS);
+        self.epochs.iter().rev().take_while(|record| record.started_at.0 > since).count()
     }
 
     /// Estimated bytes on disk of everything up to and including `offset`, since the stream began.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use dbstreamd_log::{Appender, CreditShare, CreditWindow, Log};
-use dbstreamd_model::StreamId;
+use dbstreamd_model::{Lsn, StreamId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -144,7 +144,7 @@ async fn session(
         () = stop.cancelled() => return Ok(()),
     };
     if resume.source != Some(session.identity) {
-        appender.bind_source(session.identity).await?;
+        appender.bind_source(session.identity, Lsn(u64::MAX)).await?;
     }
     status.sessions.fetch_add(1, Relaxed);
     status.source_lsn.fetch_max(session.source_end.0, Relaxed);

@@ -10,6 +10,7 @@
 //! written anything); the reason is kept, and everyone who asks gets it.
 
 mod control;
+mod epoch;
 mod group;
 mod partitions;
 mod published;
@@ -176,6 +177,7 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Commit(commit) => drop(commit.reply.send(Err(error.clone()))),
         Command::OpenStream { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Reset { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::RaiseEpoch { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Forget { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Bind { reply, .. } | Command::Retain { reply } => drop(reply.send(Err(error.clone()))),
         Command::Close => {}

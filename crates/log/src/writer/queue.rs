@@ -16,6 +16,7 @@ use super::Durable;
 use crate::appender::Restart;
 use crate::chunk::Chunk;
 use crate::credit::Credit;
+use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
 use crate::log::Rewind;
 use crate::schemas::StoredSchema;
@@ -34,8 +35,10 @@ pub(crate) enum Command {
     Reset { stream: Arc<Stream>, reply: Reply<Restart> },
     /// Delete a consumer's offset; answers what it was.
     Forget { stream: Arc<Stream>, consumer: ConsumerName, reply: Reply<Option<Offset>> },
-    /// Store whose history a stream is.
-    Bind { stream: Arc<Stream>, source: SourceIdentity, reply: Reply<()> },
+    /// Store whose history a stream is, and that nothing of it past `confirmed_max` may be forgotten yet.
+    Bind { stream: Arc<Stream>, source: SourceIdentity, confirmed_max: Lsn, reply: Reply<()> },
+    /// Begin a new epoch behind the last visible event.
+    RaiseEpoch { stream: Arc<Stream>, broken: EpochBreak, reply: Reply<EpochRecord> },
     /// Remove what retention does not keep.
     Retain { reply: Reply<()> },
     /// Finish what was asked before, and end.
@@ -151,6 +154,11 @@ impl Queue {
         }
         let State { idle, waiting, .. } = &mut *state;
         idle.extract_if(|stream, _| !waiting.contains_key(stream)).map(|(_, position)| position).collect()
+    }
+
+    /// Drops a stream's idle position: it is one of a history that does not go on.
+    pub(crate) fn forget_idle(&self, stream: StreamId) {
+        self.state.lock().idle.remove(&stream);
     }
 
     /// Refuses everything from now on and gives out what still waits.

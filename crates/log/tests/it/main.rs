@@ -12,6 +12,7 @@
 mod consumers;
 mod crash;
 mod damage;
+mod epochs;
 mod failing;
 mod format;
 mod holds;
