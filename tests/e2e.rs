@@ -33,6 +33,8 @@ mod ordering;
 mod other_history;
 #[path = "e2e/resuming.rs"]
 mod resuming;
+#[path = "e2e/short_of_space.rs"]
+mod short_of_space;
 #[path = "e2e/slot_guard.rs"]
 mod slot_guard;
 #[path = "e2e/two_sources.rs"]

@@ -21,7 +21,7 @@ use crate::schemas::{SchemaRegistry, StoredSchema};
 use crate::store::SourceIdentity;
 use crate::stream::{InFlight, Stream};
 use crate::units::UnitHasher;
-use crate::writer::{ChunkCommand, Command, Durable};
+use crate::writer::{ChunkCommand, Command, Durable, Space};
 
 /// What is known of a unit when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub enum Pump {
 pub(crate) struct Restart {
     pub(crate) resume: Resume,
     pub(crate) commit_time_max: Timestamp,
+    /// Of the log, in which the session is begun.
+    pub(crate) life: u64,
 }
 
 /// One stream's write side. There is at most one at a time; dropping it makes room for another.
@@ -99,6 +101,8 @@ pub struct Appender {
     /// How far the source may forget once everything handed over and every whole unit in the builder is durable.
     confirm: Lsn,
     credit: Option<Credit>,
+    /// Which life of the log the session was begun in.
+    life: u64,
     /// The caller broke the order of calls: nothing more is stored, and the next `pump` says why.
     misuse: Option<&'static str>,
 }
@@ -126,6 +130,7 @@ impl Appender {
             new_schemas: Vec::new(),
             confirm: Lsn::ZERO,
             credit: None,
+            life: 0,
             misuse: Some("a session must be begun before anything is appended"),
         }
     }
@@ -139,11 +144,15 @@ impl Appender {
         (self.builder, self.open, self.credit) = (Builder::default(), None, None);
         let (reply, answer) = oneshot::channel();
         self.shared.send(Command::Reset { stream: Arc::clone(&self.stream), reply })?;
-        let Restart { resume, commit_time_max } = self.shared.answer(answer).await?;
+        let Restart { resume, commit_time_max, life } = self.shared.answer(answer).await?;
         (self.epoch, self.next_offset, self.lsn_end) = (resume.epoch, resume.next_offset, resume.visible_lsn);
         (self.commit_time_max, self.confirm, self.misuse) = (commit_time_max, Lsn::ZERO, None);
         self.stream.appended.store(resume.next_offset.previous().0, Relaxed);
-        // Everything handed over is durable by now; what was not handed over keeps its id.
+        if std::mem::replace(&mut self.life, life) != life {
+            // What was handed over may be lost, and with it the numbers before these.
+            self.new_schemas.clear();
+        }
+        // Otherwise everything handed over is durable by now, and what was not handed over keeps its id.
         self.schemas = SchemaRegistry::clone(&self.stream.schemas.read());
         for schema in &self.new_schemas {
             self.schemas.insert(schema.clone());
@@ -255,7 +264,7 @@ impl Appender {
         }
         self.confirm = self.confirm.max(lsn);
         if self.builder.is_empty() && self.misuse.is_none() {
-            self.shared.queue.note_idle(&self.stream, self.confirm, urgent);
+            self.shared.queue.note_idle(&self.stream, self.confirm, urgent, self.life);
         }
     }
 
@@ -273,6 +282,9 @@ impl Appender {
     /// When the log does not write any more; nothing that was appended since the last session is then certain.
     pub fn pump(&mut self, pump: Pump) -> Result<(), LogError> {
         self.shared.writing()?;
+        if self.life != self.shared.queue.life() {
+            return Err(LogError::Interrupted);
+        }
         if let Some(reason) = self.misuse {
             return Err(LogError::Misuse(reason));
         }
@@ -302,6 +314,11 @@ impl Appender {
     /// which the next `pump` reports. Cancel-safe.
     pub async fn writer_idle(&self) {
         self.stream.flow.idle().await;
+    }
+
+    /// The room on the data volume: while it is low, nothing more should be received.
+    pub fn space(&self) -> watch::Receiver<Space> {
+        self.shared.space.subscribe()
     }
 
     /// Whether something is built and not handed over.
@@ -370,6 +387,7 @@ impl Appender {
             confirm,
             credit,
             in_flight: InFlight::start(&self.stream),
+            life: self.life,
         };
         // A log that has ended refuses: the next `pump` says so.
         let _ = self.shared.send(Command::Chunk(Box::new(command)));

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -22,14 +21,14 @@ use crate::read::{self, Reader, StartAt};
 use crate::schemas::StoredSchema;
 use crate::store::Store;
 use crate::stream::Stream;
-use crate::writer::{Command, CommitCommand, Durable, Queue, Writer, delete_tail, refuse};
+use crate::writer::{Command, CommitCommand, Durable, Queue, Space, Writer, open_store, refuse};
 
 /// Consumers' commits that may wait for the writer at once; more wait in line in front of it.
 const COMMITS_WAITING_MAX: usize = 4096;
 /// Reads from disk at once, in the whole process.
 const DISK_READS_MAX: usize = 8;
 /// How long closing waits for reads that are under way.
-const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The log. Clones are the same log; when the last one goes, it is closed.
 #[derive(Clone)]
@@ -104,9 +103,10 @@ pub(crate) struct Shared {
     pub(crate) closed: watch::Sender<bool>,
     pub(crate) disk_reads: Arc<Semaphore>,
     commits: Arc<Semaphore>,
-    store: RwLock<Option<Arc<Store>>>,
+    pub(crate) store: RwLock<Option<Arc<Store>>>,
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
-    failure: OnceLock<Arc<LogError>>,
+    failure: RwLock<Option<LogError>>,
+    pub(crate) space: watch::Sender<Space>,
 }
 
 struct Closer {
@@ -121,10 +121,7 @@ impl Log {
     /// # Errors
     /// When the directory cannot be used, is used by another process, or does not hold what it should.
     pub fn open(options: LogOptions) -> Result<Self, LogError> {
-        let (store, mut loaded) = Store::open(&options)?;
-        for (id, stream) in &mut loaded.streams {
-            delete_tail(&store, *id, &mut stream.state, &mut stream.directory)?;
-        }
+        let (store, loaded) = open_store(&options)?;
         let streams: BTreeMap<_, _> = loaded
             .streams
             .iter()
@@ -146,7 +143,8 @@ impl Log {
             commits: Arc::new(Semaphore::new(COMMITS_WAITING_MAX)),
             store: RwLock::new(Some(Arc::clone(&store))),
             streams: RwLock::new(streams),
-            failure: OnceLock::new(),
+            failure: RwLock::new(None),
+            space: watch::Sender::default(),
         });
         let writer = Writer::new(Arc::clone(&shared), store, &loaded);
         let thread = std::thread::Builder::new()
@@ -383,8 +381,13 @@ impl Log {
     }
 
     /// Why the log stopped writing, if it did.
-    pub fn failure(&self) -> Option<Arc<LogError>> {
-        self.shared.failure.get().cloned()
+    pub fn failure(&self) -> Option<LogError> {
+        self.shared.failure.read().clone()
+    }
+
+    /// The room on the data volume, whenever it changes.
+    pub fn space(&self) -> watch::Receiver<Space> {
+        self.shared.space.subscribe()
     }
 
     /// Damage that was found and not removed by retention since, a few places of each stream. When the log is opened
@@ -420,22 +423,36 @@ impl Shared {
 
     /// Whether the data volume is nearly full.
     pub(crate) fn space_low(&self) -> bool {
-        false
+        self.space.borrow().low
     }
 
     pub(crate) fn store(&self) -> Result<Arc<Store>, LogError> {
-        self.store.read().clone().ok_or(LogError::Closed)
+        let store = self.store.read().clone();
+        store.ok_or_else(|| if *self.closed.borrow() { LogError::Closed } else { LogError::Reopening })
     }
 
-    /// Keeps the first failure, and says how to tell others of it.
+    /// Ends all sessions because a write failed, and says how to tell others of it.
     pub(crate) fn fail(&self, error: LogError) -> LogError {
-        LogError::Stopped(Arc::clone(self.failure.get_or_init(|| Arc::new(error))))
+        self.break_off(LogError::Stopped(Arc::new(error)))
+    }
+
+    /// Ends all sessions for this reason, which everyone who asks gets from now on.
+    pub(crate) fn break_off(&self, failure: LogError) -> LogError {
+        *self.failure.write() = Some(failure.clone());
+        self.queue.begin_life();
+        failure
+    }
+
+    /// The log writes again, in this store.
+    pub(crate) fn mend(&self, store: Arc<Store>) {
+        *self.store.write() = Some(store);
+        *self.failure.write() = None;
     }
 
     /// Whether the log writes.
     pub(crate) fn writing(&self) -> Result<(), LogError> {
-        if let Some(failure) = self.failure.get() {
-            return Err(LogError::Stopped(Arc::clone(failure)));
+        if let Some(failure) = &*self.failure.read() {
+            return Err(failure.clone());
         }
         if *self.closed.borrow() { Err(LogError::Closed) } else { Ok(()) }
     }
@@ -465,11 +482,12 @@ impl Closer {
         // A refused command is no loss: then the writer has ended by itself.
         let _ = self.shared.queue.push(Command::Close);
         if thread.join().is_err() {
-            self.shared.fail(LogError::Store { action: "write", reason: "the writer thread panicked".into() });
+            let reason = "the writer thread panicked".into();
+            self.shared.break_off(LogError::Broken(Arc::new(LogError::Store { action: "write", reason })));
         }
         let Some(mut store) = self.shared.store.write().take() else { return Ok(()) };
-        let flushed = match self.shared.failure.get() {
-            Some(failure) => Err(LogError::Stopped(Arc::clone(failure))),
+        let flushed = match self.shared.failure.read().clone() {
+            Some(failure) => Err(failure),
             // What is in table files has checksums that notice damage; the write-ahead log would just end there.
             None => store.flush_all(),
         };

@@ -68,12 +68,7 @@ impl Stream {
             published: Published::restored(&loaded.state, loaded.trim.point),
             appended: AtomicU64::new(loaded.state.durable.0),
             schemas: RwLock::new(Arc::new(loaded.schemas.clone())),
-            layout: RwLock::new(Layout {
-                directory: loaded.directory.clone(),
-                epochs: loaded.epochs.clone(),
-                trim: loaded.trim,
-                bytes: loaded.state.bytes,
-            }),
+            layout: RwLock::new(Layout::new(loaded)),
             source: Mutex::new(loaded.source),
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             ring: Ring::default(),
@@ -84,7 +79,34 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Takes over what was read back after a failed write. Readers' positions stay good: nothing visible has changed.
+    pub(crate) fn restore(&self, loaded: &LoadedStream) {
+        *self.schemas.write() = Arc::new(loaded.schemas.clone());
+        *self.layout.write() = Layout::new(loaded);
+        *self.source.lock() = loaded.source;
+        let mut consumers = self.consumers.write();
+        consumers.retain(|name, _| loaded.consumers.contains_key(name));
+        for (name, committed) in &loaded.consumers {
+            consumers.entry(name.clone()).or_insert_with(|| Known::new(*committed)).committed = *committed;
+        }
+        drop(consumers);
+        // Its chunks are as good as ever, but the writer's account of them is gone.
+        self.ring.clear();
+        self.published.restore(&loaded.state, loaded.trim.point);
+    }
+}
+
 impl Layout {
+    fn new(loaded: &LoadedStream) -> Self {
+        Self {
+            directory: loaded.directory.clone(),
+            epochs: loaded.epochs.clone(),
+            trim: loaded.trim,
+            bytes: loaded.state.bytes,
+        }
+    }
+
     /// The partition that holds `offset`, and the first offset that it does not hold any more, if it is not the last.
     pub(crate) fn partition_of(&self, offset: Offset) -> Option<(PartitionSeq, Option<Offset>)> {
         let after = self.directory.partition_point(|(_, entry)| entry.first_offset <= offset);
@@ -150,6 +172,10 @@ impl Ring {
 
     pub(crate) fn push(&self, chunk: Arc<Chunk>) {
         self.chunks.lock().push_back(chunk);
+    }
+
+    pub(crate) fn clear(&self) {
+        *self.chunks.lock() = VecDeque::new();
     }
 
     pub(crate) fn pop_oldest(&self) -> Option<Arc<Chunk>> {

@@ -140,6 +140,13 @@ impl StreamStatus {
         }
     }
 
+    /// The session is alive, and nothing is read from it for this reason; ends with the next state.
+    pub(crate) fn hold(&self, reason: &str) {
+        let now =
+            Lifecycle { state: State::Failed, error: Some(reason.into()), since: Timestamp::now(), retrying: true };
+        self.lifecycle.send_replace(now);
+    }
+
     pub(crate) fn pause(&self, note: &PauseNote) {
         let text = note.to_string();
         let now = Lifecycle {

@@ -62,6 +62,7 @@ pub(super) struct Log {
     pub(super) partition_age: Option<Period>,
     pub(super) retention_age: Option<Limit<Period>>,
     pub(super) retention_bytes: Option<Limit<Size>>,
+    pub(super) free_space_min: Option<Limit<Size>>,
 }
 
 #[derive(Deserialize, Default)]

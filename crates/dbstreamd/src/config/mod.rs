@@ -13,12 +13,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use dbstreamd_log::{HoldLimits, LogOptions, Retention};
+use dbstreamd_log::{FreeSpace, HoldLimits, LogOptions, Retention};
 use dbstreamd_source::postgres::SourceSettings;
 use serde::Deserialize;
 
 pub use document::Format;
-use document::{Document, Period, Size};
+use document::{Document, Limit, Period, Size};
 pub use error::ConfigError;
 use settings::{OTHER_VARIABLES, SETTINGS, value, variable};
 
@@ -216,6 +216,11 @@ fn build(
         retention: Retention {
             age: log.retention_age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age)),
             bytes: log.retention_bytes.map_or(default_retention.bytes, |limit| limit.0.map(|Size(bytes)| bytes)),
+        },
+        free_space_min: match log.free_space_min {
+            None => defaults.free_space_min,
+            Some(Limit(Some(Size(bytes)))) => FreeSpace::Bytes(bytes),
+            Some(Limit(None)) => FreeSpace::Off,
         },
         holds: holds(&consumers)?,
         ..defaults

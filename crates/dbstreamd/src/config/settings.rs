@@ -35,6 +35,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("log.partition_age", Kind::Text),
     ("log.retention_age", Kind::Text),
     ("log.retention_bytes", Kind::Text),
+    ("log.free_space_min", Kind::Text),
     ("consumers.max_lag_bytes", Kind::Text),
     ("consumers.max_hold_bytes", Kind::Text),
     ("consumers.disconnected_hold", Kind::Text),

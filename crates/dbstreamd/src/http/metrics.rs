@@ -230,11 +230,7 @@ fn daemon(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
             size(shared.window.limit()),
         ),
         ("dbstreamd_log_disk_bytes", "Bytes of the log on disk", float(log.disk_bytes())),
-        (
-            "dbstreamd_log_failed",
-            "1 when the log stopped writing for good",
-            if log.failure().is_some() { 1.0 } else { 0.0 },
-        ),
+        ("dbstreamd_log_failed", "1 while the log does not write", if log.failure().is_some() { 1.0 } else { 0.0 }),
         ("process_resident_memory_bytes", "Resident memory", float(usage.resident_bytes)),
         ("process_open_fds", "Open file descriptors", float(usage.open_files)),
         ("process_start_time_seconds", "Start of the process, seconds since 1970-01-01 UTC", usage.started_seconds),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dbstreamd_model::Offset;
 use tokio::sync::watch;
@@ -16,6 +17,9 @@ use crate::stream::Stream;
 /// What a reader takes from disk in one go: several chunks, so that it need not go there for each, and few enough
 /// that ten thousand lagging readers do not fill the memory.
 const READ_AHEAD: Budget = Budget { chunks: 4, bytes: 512 * 1024 };
+
+/// How long a reader waits when the log is being opened anew after a failed write.
+const REOPENING_PAUSE: Duration = Duration::from_millis(50);
 
 /// One consumer's cursor over a stream. Follows the tail without polling.
 pub struct Reader {
@@ -120,8 +124,12 @@ impl Reader {
         if let Some(reading) = &mut self.reading {
             let result = reading.await;
             self.reading = None;
-            let chunks = result.map_err(|error| LogError::Store { action: "read", reason: error.to_string() })??;
-            self.ahead = chunks.into();
+            match result.map_err(|error| LogError::Store { action: "read", reason: error.to_string() })? {
+                Ok(chunks) => self.ahead = chunks.into(),
+                // The caller looks again.
+                Err(LogError::Reopening) => tokio::time::sleep(REOPENING_PAUSE).await,
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

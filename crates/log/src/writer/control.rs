@@ -121,6 +121,7 @@ impl Writer {
                 epoch: slot.state.epoch,
                 epochs_last_hour,
             },
+            life: self.shared.queue.life(),
             commit_time_max: slot.state.commit_time_max,
         })
     }

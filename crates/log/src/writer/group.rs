@@ -60,7 +60,7 @@ impl Group {
 impl Writer {
     /// Puts a chunk, with the schemas it brings, into the group.
     pub(super) fn gather_chunk(&mut self, group: &mut Group, command: ChunkCommand) -> Result<(), LogError> {
-        let ChunkCommand { stream, chunk, schemas, confirm, credit, in_flight } = command;
+        let ChunkCommand { stream, chunk, schemas, confirm, credit, in_flight, life: _ } = command;
         let (partition, closed) = self.active_partition(&mut group.batch)?;
         group.closed.extend(closed);
         let slot = self.streams.get_mut(&stream.id).ok_or(LogError::UnknownStream(stream.id.0))?;
