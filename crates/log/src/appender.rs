@@ -15,6 +15,7 @@ use crate::chunk::{Builder, Chunk, Parts, UnitSpan};
 use crate::credit::{Credit, TOKEN_BYTES as CREDIT_GRAIN};
 use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::log::Shared;
 use crate::read::UnitCursor;
 use crate::schemas::{SchemaRegistry, StoredSchema};
@@ -391,6 +392,7 @@ impl Appender {
         };
         // A log that has ended refuses: the next `pump` says so.
         let _ = self.shared.send(Command::Chunk(Box::new(command)));
+        Failpoint::HandedOver.reach();
     }
 }
 

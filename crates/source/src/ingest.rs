@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use dbstreamd_log::{Appender, Credit, CreditShare, Pump, Resume, Space, UnitHead};
+use dbstreamd_log::{Appender, Credit, CreditShare, Failpoint, Pump, Resume, Space, UnitHead};
 use dbstreamd_model::{Fingerprint, Lsn, Op, SchemaId, Timestamp};
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -139,7 +139,9 @@ impl<'a> Ingest<'a> {
                 Wake::Received(bytes) => {
                     let Some(credit) = self.credit_for(bytes, shutdown).await? else { return Ok(()) };
                     self.appender.add_credit(credit);
+                    Failpoint::Received.reach();
                     self.apply(&mut changes).await?;
+                    Failpoint::Appended.reach();
                     self.hand_over()?;
                 }
             }

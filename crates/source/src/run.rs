@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use dbstreamd_log::{Appender, CreditShare, CreditWindow, Log};
+use dbstreamd_log::{Appender, CreditShare, CreditWindow, Failpoint, Log};
 use dbstreamd_model::{Lsn, StreamId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -145,6 +145,7 @@ async fn session(
     };
     if resume.source != Some(session.identity) {
         appender.bind_source(session.identity, Lsn(u64::MAX)).await?;
+        Failpoint::SourceBound.reach();
     }
     status.sessions.fetch_add(1, Relaxed);
     status.source_lsn.fetch_max(session.source_end.0, Relaxed);

@@ -75,6 +75,7 @@ pub(super) const OTHER_VARIABLES: &[&str] = &[
     "DBSTREAMD_PG_BIN",
     "DBSTREAMD_PYTHON",
     "DBSTREAMD_CACHE",
+    "DBSTREAMD_FAILPOINT",
 ];
 
 /// The variable of a setting outside `[[source]]`.

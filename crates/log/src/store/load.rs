@@ -8,6 +8,7 @@ use super::records::{self, Committed, Entry, Partition, SourceIdentity, StreamSt
 use super::{Batch, MetaKey, PartitionSeq, Store};
 use crate::epochs::EpochRecord;
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::schemas::SchemaRegistry;
 
 /// Everything the records say.
@@ -83,6 +84,7 @@ fn finish_drops(store: &Store, loaded: &mut Loaded) -> Result<(), LogError> {
     let dropping: Vec<_> = loaded.partitions.iter().filter(|(_, p)| p.dropping).map(|(&seq, _)| seq).collect();
     for seq in dropping {
         store.drop_partition(seq)?;
+        Failpoint::DropFinished.reach();
         let mut batch = Batch::default();
         store.delete_meta(&mut batch, MetaKey::Partition(seq))?;
         store.commit(&batch)?;

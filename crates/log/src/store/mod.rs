@@ -22,6 +22,7 @@ pub use records::SourceIdentity;
 pub(crate) use records::{Committed, Entry, Partition, StreamState, Trim, encode_schema};
 
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::options::LogOptions;
 use lock::DirLock;
 
@@ -60,6 +61,7 @@ impl Store {
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
         let store = Self { db, partition_options: tuning.partition(), synced, dir: options.dir.clone(), _lock: lock };
+        Failpoint::StoreOpened.reach();
         store.check_format()?;
         let loaded = load::load(&store)?;
         Ok((store, loaded))

@@ -8,6 +8,7 @@ use super::{Command, Next, Slot, Writer};
 use crate::appender::{Restart, Resume};
 use crate::chunk::CodecChoice;
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::store::{Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState};
 use crate::stream::Stream;
 
@@ -145,7 +146,9 @@ pub(crate) fn delete_tail(
     let removed = state.durable.events_since(state.visible);
     state.durable = state.visible;
     store.put_meta(&mut batch, MetaKey::StreamState(stream), &state.encode())?;
+    Failpoint::TailDeleting.reach();
     store.commit(&batch)?;
+    Failpoint::TailDeleted.reach();
     tracing::info!(stream = stream.0, events = removed, "removed the beginning of a transaction that had no end");
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::Writer;
 use super::control::remove_tail;
 use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::store::{Batch, MetaKey, StreamState};
 use crate::stream::Stream;
 
@@ -41,7 +42,9 @@ impl Writer {
         self.store.put_meta(&mut batch, MetaKey::Epoch(stream.id, record.epoch), &record.encode())?;
         self.store.put_meta(&mut batch, MetaKey::StreamState(stream.id), &new.encode())?;
         self.store.put_meta(&mut batch, MetaKey::Source(stream.id), &broken.source.encode())?;
+        Failpoint::EpochRaising.reach();
         self.store.commit(&batch)?;
+        Failpoint::EpochRaised.reach();
 
         slot.state = new;
         slot.partition = directory.last().map(|(seq, _)| *seq);

@@ -13,6 +13,7 @@ use super::{ChunkCommand, CommitCommand, Durable, Slot, Writer};
 use crate::chunk::{Chunk, encode};
 use crate::credit::Credit;
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::holds::Known;
 use crate::log::{Rewind, Watermarks};
 use crate::schemas::StoredSchema;
@@ -50,6 +51,16 @@ struct Stored {
 impl Group {
     pub(super) fn bytes(&self) -> usize {
         self.raw_bytes
+    }
+
+    fn pass_failpoints(&self) {
+        Failpoint::Committed.reach();
+        if self.chunks.iter().any(|stored| !stored.chunk.finished()) {
+            Failpoint::FragmentCommitted.reach();
+        }
+        if !self.commits.is_empty() {
+            Failpoint::OffsetCommitted.reach();
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -157,7 +168,9 @@ impl Writer {
                 }
             }
             let started = Instant::now();
+            Failpoint::Gathered.reach();
             self.store.commit(&group.batch)?;
+            group.pass_failpoints();
             let metrics = &self.shared.metrics;
             metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
             metrics.flush_bytes.observe(f64::from(u32::try_from(group.stored_bytes).unwrap_or(u32::MAX)));
@@ -198,6 +211,7 @@ impl Writer {
         }
         // And the appenders may go on: whoever is woken finds the watermarks moved.
         drop(released);
+        Failpoint::Published.reach();
         for (reply, offset, _permit) in group.replies {
             // Who asked may have gone away; the commit holds all the same.
             let _ = reply.send(Ok(Durable::mint(offset)));

@@ -11,6 +11,7 @@ use dbstreamd_model::Offset;
 use super::partitions::age;
 use super::{Slot, Writer};
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::read;
 use crate::store::{Batch, MetaKey, Partition, PartitionSeq, Trim};
 
@@ -80,6 +81,7 @@ impl Writer {
             self.store.delete_meta(&mut batch, MetaKey::Directory(stream.id, seq))?;
         }
         self.store.commit(&batch)?;
+        Failpoint::TrimCommitted.reach();
 
         for (stream, trim) in trims {
             let mut layout = stream.layout.write();
@@ -94,9 +96,11 @@ impl Writer {
             tracing::info!(stream = %stream.name, trim_point = %trim.point, "retention moved the trim point");
         }
         self.store.drop_partition(seq)?;
+        Failpoint::PartitionDropped.reach();
         batch.clear();
         self.store.delete_meta(&mut batch, MetaKey::Partition(seq))?;
         self.store.commit(&batch)?;
+        Failpoint::PartitionForgotten.reach();
         self.partitions.remove(seq);
         self.shared.metrics.partitions_dropped.inc();
         Ok(true)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dbstreamd_log::Resume;
+use dbstreamd_log::{Failpoint, Resume};
 use dbstreamd_model::{Lsn, StreamName};
 use tokio::sync::Notify;
 
@@ -222,6 +222,9 @@ impl PgConfirmer {
     async fn send(&mut self, progress: &Progress, ask: bool) -> Result<(), PgError> {
         let durable = if *progress.compared.borrow() { progress.durable.borrow().get() } else { Lsn::ZERO };
         let received = (*progress.received.borrow()).max(durable);
-        self.feedback.status_update(received, durable, durable, ask).await
+        Failpoint::Confirming.reach();
+        self.feedback.status_update(received, durable, durable, ask).await?;
+        Failpoint::Confirmed.reach();
+        Ok(())
     }
 }
