@@ -156,11 +156,6 @@ impl Queue {
         idle.extract_if(|stream, _| !waiting.contains_key(stream)).map(|(_, position)| position).collect()
     }
 
-    /// Drops a stream's idle position: it is one of a history that does not go on.
-    pub(crate) fn forget_idle(&self, stream: StreamId) {
-        self.state.lock().idle.remove(&stream);
-    }
-
     /// Refuses everything from now on and gives out what still waits.
     pub(crate) fn end(&self) -> VecDeque<Command> {
         let mut state = self.state.lock();
