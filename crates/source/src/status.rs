@@ -110,6 +110,13 @@ impl StreamStatus {
         self.lifecycle.send_replace(Lifecycle { state: State::Failed, error, since: Timestamp::now(), retrying });
     }
 
+    /// Forgets positions and times of a history that does not go on: those to come may lie before them.
+    pub(crate) fn start_over(&self) {
+        self.received_lsn.store(0, Relaxed);
+        self.source_lsn.store(0, Relaxed);
+        self.newest_commit_time.store(0, Relaxed);
+    }
+
     pub(crate) fn set_slot(&self, slot: Option<SlotHealth>) {
         *self.slot.lock() = slot;
     }
