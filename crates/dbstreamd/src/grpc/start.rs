@@ -30,6 +30,12 @@ impl Plan {
         Ok(Self { entry, consumer, from, filter, credit })
     }
 
+    /// The consumer that must not cross into another epoch: it gave no explicit start. To be asked before
+    /// [`open`](Self::open).
+    pub(super) fn held_at_boundaries(&self) -> Option<ConsumerName> {
+        self.consumer.clone().filter(|_| self.from.is_none())
+    }
+
     /// Opens the reader where this subscription begins.
     pub(super) async fn open(&mut self, directory: &Directory) -> Result<Reader, Status> {
         let log = directory.log();

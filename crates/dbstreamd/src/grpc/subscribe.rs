@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::acks::Acks;
+use super::boundary::Boundary;
 use super::feed::Feed;
 use super::outbox::Outbox;
 use super::start::Plan;
@@ -117,9 +118,11 @@ impl Subscription {
             // Whether it left in time or not: a late acknowledgement only ever moves the position forward.
             let _ = tokio::time::timeout(TAKEOVER_WAIT_MAX, left.cancelled()).await;
         }
+        let held = plan.held_at_boundaries();
         let reader = plan.open(directory).await?;
-        let feed =
-            Feed::new(directory.log().clone(), plan.entry.id, reader, std::mem::take(&mut plan.filter), plan.credit);
+        let (log, stream) = (directory.log().clone(), plan.entry.id);
+        let boundary = Boundary::new(log.clone(), stream, reader.position(), held);
+        let feed = Feed::new(log, stream, reader, boundary, std::mem::take(&mut plan.filter), plan.credit);
         let acks = Acks::new(directory.log().clone(), plan.entry.id, plan.consumer.clone());
         Ok(Self { plan, seat, feed, acks, half_closed: false })
     }
@@ -162,7 +165,7 @@ impl Subscription {
                 Happening::Committed(result) => self.acks.settle(result).map_err(|error| from_log(&error))?,
                 Happening::Asked(None) => self.half_closed = true,
                 Happening::Asked(Some(request)) => self.asked(request?)?,
-                Happening::Read(slice) => self.feed.take(slice.map_err(|error| from_log(&error))?),
+                Happening::Read(slice) => self.feed.take(slice.map_err(|error| from_log(&error))?)?,
                 Happening::Room(Some(room)) => {
                     if let Some(response) = waiting.take() {
                         outbox.send(response, room);
@@ -198,6 +201,6 @@ fn size(response: &Response) -> usize {
     match response {
         Response::Events(bytes) => bytes.len(),
         Response::Schema(schema) => prost::Message::encoded_len(schema),
-        Response::Started(_) | Response::Progress(_) => 64,
+        Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_) => 64,
     }
 }
