@@ -21,6 +21,8 @@ mod bad_slot;
 mod consumers;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/epochs.rs"]
+mod epochs;
 #[path = "e2e/failpoints.rs"]
 mod failpoints;
 #[path = "e2e/foreign_client.rs"]

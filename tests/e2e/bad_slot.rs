@@ -4,6 +4,7 @@ use std::process::{Child, Stdio};
 
 use dbstreamd_throwaway::Cluster;
 
+use crate::epochs::Shop;
 use crate::ordering::wait_visible;
 use crate::support::{Daemon, cluster, database, eventually};
 
@@ -74,23 +75,20 @@ fn a_slot_held_by_somebody_else_names_the_pid_and_is_taken_once_it_is_free() {
 }
 
 #[test]
-fn a_slot_that_moved_on_without_us_is_a_gap_and_nothing_is_spliced() {
-    let cluster = cluster();
-    let url = shop(&cluster);
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    let mut daemon = Daemon::streaming(&url, &data);
-    cluster.psql("shop", "INSERT INTO t VALUES (1)").unwrap();
+fn with_on_gap_fail_a_slot_that_moved_on_without_us_stops_the_stream_and_nothing_is_spliced() {
+    let shop = Shop::new("on_gap = \"fail\"");
+    let mut daemon = shop.streaming();
+    shop.insert(1, 1);
     wait_visible(&daemon, 1);
     assert!(daemon.stop().success());
-    cluster.psql("shop", "INSERT INTO t VALUES (2)").unwrap();
+    shop.insert(2, 2);
     // Somebody advances our slot: the second row is lost to us.
     let advance = format!("SELECT pg_replication_slot_advance('{SLOT}', pg_current_wal_lsn())");
-    eventually("the slot is free", || cluster.psql("shop", &advance).ok());
-    let daemon = Daemon::start(&[&url], &data);
+    eventually("the slot is free", || shop.cluster.psql("shop", &advance).ok());
+    let daemon = shop.start();
     let reason = daemon.wait_failed();
     assert!(reason.contains(SLOT) && reason.contains("lost"), "{reason}");
-    cluster.psql("shop", "INSERT INTO t VALUES (3)").unwrap();
+    shop.insert(3, 3);
     assert_eq!(
         daemon.everything("shop").len(),
         1,
@@ -114,7 +112,9 @@ fn a_slot_that_was_dropped_is_a_gap_too() {
     cluster.psql("shop", "INSERT INTO t VALUES (2)").unwrap();
     let daemon = Daemon::start(&[&url], &data);
     let reason = daemon.wait_failed();
-    assert!(reason.contains(SLOT), "{reason}");
+    assert!(reason.contains(SLOT) && reason.contains("on_lost_slot"), "{reason}");
+    let slots = cluster.psql("shop", "SELECT count(*) FROM pg_replication_slots").unwrap();
+    assert_eq!(slots, "0", "no new one was made in its place");
     assert_eq!(daemon.everything("shop").len(), 1);
 }
 

@@ -36,13 +36,13 @@ fn way(point: Failpoint) -> (Way, u32) {
         SlotCreated | SourceBound => (Way::FirstStart, 1),
         Received | Appended | HandedOver | Gathered | Committed | Published => (Way::Flow, 12),
         Confirming | Confirmed => (Way::Flow, 3),
-        FragmentCommitted => (Way::Flow, 5),
+        FragmentCommitted => (Way::Flow, 1),
         PartitionCreated => (Way::Flow, 2),
         OffsetCommitted => (Way::Consumer, 2),
         TrimCommitted | PartitionDropped | PartitionForgotten => (Way::Retention, 2),
         StoreOpened => (Way::StartAfter(Committed, 12), 1),
         DropFinished => (Way::StartAfter(TrimCommitted, 2), 1),
-        TailDeleting | TailDeleted => (Way::StartAfter(FragmentCommitted, 5), 1),
+        TailDeleting | TailDeleted => (Way::StartAfter(FragmentCommitted, 1), 1),
         EpochRaising | EpochRaised => (Way::Gap, 1),
     }
 }

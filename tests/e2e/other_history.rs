@@ -1,10 +1,9 @@
 //! The server behind the URL is no longer the one whose changes are in the log: nothing is spliced, and a server that
 //! really continues them is taken.
 
-use std::path::Path;
-
 use dbstreamd_throwaway::{Cluster, ShutdownMode};
 
+use crate::epochs::{Shop, has_ids};
 use crate::ordering::wait_visible;
 use crate::support::{Daemon, cluster, database, eventually};
 
@@ -26,11 +25,6 @@ fn promote(cluster: &Cluster) {
     eventually("the promotion", || (cluster.psql("shop", "SELECT pg_is_in_recovery()").unwrap() == "f").then_some(()));
 }
 
-/// A copy with owners and times, as a volume snapshot has.
-fn copy(from: &Path, to: &Path) {
-    assert!(std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
-}
-
 #[test]
 fn another_cluster_is_refused_before_anything_is_created_there() {
     let (first, second) = (cluster(), cluster());
@@ -45,6 +39,7 @@ fn another_cluster_is_refused_before_anything_is_created_there() {
     let daemon = Daemon::start(&[&shop(&second)], &data);
     let reason = daemon.wait_failed();
     assert!(reason.contains("another cluster") && reason.contains("system identifier"), "{reason}");
+    assert!(reason.contains("pg_upgrade"), "it says what to do when this is meant: {reason}");
     let created = "SELECT (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots)";
     assert_eq!(second.psql("shop", created).unwrap(), "0");
     assert_eq!(daemon.everything("shop").len(), 10, "what the log has can still be read");
@@ -71,37 +66,29 @@ fn a_promoted_standby_that_has_everything_is_followed() {
     let daemon = Daemon::start(&[&url], &data);
     insert(&cluster, 21, 21);
     wait_visible(&daemon, 21);
+    assert_eq!(daemon.streams()[0]["epoch"], 1, "one history");
 }
 
 #[test]
-fn a_promoted_standby_that_lacks_the_newest_changes_is_a_fork_and_nothing_is_spliced() {
-    let cluster = cluster();
-    let url = shop(&cluster);
-    let dir = tempfile::tempdir().unwrap();
-    let data = dir.path().join("data");
-    let mut daemon = Daemon::streaming(&url, &data);
-    insert(&cluster, 1, 10);
+fn with_on_gap_fail_a_promoted_standby_that_lacks_the_newest_changes_stops_the_stream_and_nothing_is_spliced() {
+    let shop = Shop::new("on_gap = \"fail\"");
+    let mut daemon = shop.streaming();
+    shop.insert(1, 10);
     wait_visible(&daemon, 10);
     assert!(daemon.stop().success());
-    cluster.stop(ShutdownMode::Fast).unwrap();
-    let behind = dir.path().join("behind");
-    copy(&cluster.data_dir(), &behind);
-    cluster.start_again().unwrap();
-    let mut daemon = Daemon::start(&[&url], &data);
-    insert(&cluster, 11, 20);
+    let behind = shop.snapshot();
+    let mut daemon = shop.streaming();
+    shop.insert(11, 20);
     wait_visible(&daemon, 20);
     assert!(daemon.stop().success());
-    cluster.stop(ShutdownMode::Fast).unwrap();
-
-    std::fs::remove_dir_all(cluster.data_dir()).unwrap();
-    copy(&behind, &cluster.data_dir());
-    promote(&cluster);
+    shop.put_back(&behind);
+    shop.promote();
     // Its WAL overtakes our position: neither its end nor the slot shows that it is another history.
-    insert(&cluster, 1000, 100_000);
+    shop.insert(1000, 20_000);
     let slot = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{SLOT}'");
-    assert_eq!(cluster.psql("shop", &slot).unwrap(), "1");
-    let daemon = Daemon::start(&[&url], &data);
+    assert_eq!(shop.sql(&slot), "1");
+    let daemon = shop.start();
     let reason = daemon.wait_failed();
     assert!(reason.contains("timeline 2") && reason.contains("left timeline 1 at"), "{reason}");
-    assert_eq!(daemon.everything("shop").len(), 20);
+    has_ids(&daemon, &[(1..=20).collect()]);
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{ConsumerState, Log, LogError, Watermarks};
+use dbstreamd_log::{ConsumerState, EpochRecord, Log, LogError, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
 use dbstreamd_source::{Control, Lifecycle, SlotHealth, SourceEnd, State, StreamStatus};
 
@@ -17,6 +17,9 @@ use crate::notices::Notices;
 
 /// Shown for a stream that the log has and the configuration has not.
 const UNCONFIGURED: &str = "no source is configured for this stream; what its log holds can still be read";
+
+/// Epochs shown of a stream: at three an hour, more than a day of a source that breaks all the time.
+const EPOCHS_SHOWN_MAX: usize = 100;
 
 /// A stream of this daemon.
 #[derive(Clone, Debug)]
@@ -59,6 +62,8 @@ pub(crate) struct StreamSnapshot {
     pub(crate) publication: String,
     /// What the source keeps for the slot, as last seen.
     pub(crate) slot_health: Option<SlotHealth>,
+    /// The newest epochs after the first, oldest first.
+    pub(crate) epochs: Vec<EpochRecord>,
 }
 
 impl StreamSnapshot {
@@ -206,7 +211,14 @@ impl Directory {
             slot: entry.running.as_ref().map(|running| running.slot.clone()).unwrap_or_default(),
             publication: entry.running.as_ref().map(|running| running.publication.clone()).unwrap_or_default(),
             slot_health: status.and_then(StreamStatus::slot),
+            epochs: self.epochs(entry.id),
         })
+    }
+
+    fn epochs(&self, stream: StreamId) -> Vec<EpochRecord> {
+        let mut epochs = self.log.epochs(stream);
+        epochs.drain(..epochs.len().saturating_sub(EPOCHS_SHOWN_MAX));
+        epochs
     }
 
     pub(crate) fn snapshots(&self) -> Result<Vec<StreamSnapshot>, LogError> {

@@ -200,6 +200,24 @@ pub(crate) fn operation_name(event: &proto::Event) -> Result<&'static str, JsonE
     }
 }
 
+/// Lower-case name of an epoch's reason; `unspecified` for one that this version does not know.
+pub(crate) fn epoch_reason(epoch: &proto::Epoch) -> String {
+    let name = epoch.reason().as_str_name();
+    name.strip_prefix("EPOCH_REASON_").unwrap_or(name).to_ascii_lowercase()
+}
+
+/// An epoch as JSON. It is no event: it has no offset of its own, but the one of its first event.
+pub(crate) fn epoch_document(epoch: &proto::Epoch) -> serde_json::Value {
+    serde_json::json!({
+        "epoch": epoch.epoch,
+        "first_offset": epoch.first_offset,
+        "reason": epoch_reason(epoch),
+        "log_lsn": Lsn(epoch.log_lsn).to_string(),
+        "source_lsn": Lsn(epoch.source_lsn).to_string(),
+        "started_at": rfc3339(epoch.started_at_us),
+    })
+}
+
 /// A time in microseconds since 1970 as RFC 3339 with microseconds, in UTC; none for 0, "not known".
 pub(crate) fn rfc3339(micros: i64) -> Option<String> {
     crate::position::rfc3339(Timestamp(micros))

@@ -8,6 +8,7 @@ pub mod config;
 mod consumers;
 mod demo;
 mod directory;
+mod epochs;
 mod filter;
 mod grpc;
 mod holds;

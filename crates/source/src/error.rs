@@ -5,6 +5,7 @@ use std::time::Duration;
 use dbstreamd_log::LogError;
 use dbstreamd_model::Lsn;
 
+use crate::epochs::{EPOCHS_PER_HOUR_MAX, HistoryBreak};
 use crate::postgres::{DecodeError, PgError, SetupError};
 
 /// Whether trying again can help.
@@ -35,28 +36,30 @@ pub enum SourceError {
     /// The log refused.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The slot moved on without us.
+    /// The source's history does not continue the log's, and the policy is to stop.
     #[error(
-        "the slot {slot} has been confirmed up to {slot_lsn} but this log ends at {log_lsn}: the changes between are lost to this log; start a stream under another name (a new log) and resynchronise its consumers"
+        "{0}; nothing was appended; set on_gap = \"new_epoch\" for this source and restart dbstreamd to go on under a new epoch, or start a stream under another name (a new log); in either case resynchronise the stream's consumers"
     )]
-    Gap {
+    Broken(HistoryBreak),
+    /// The history broke too often.
+    #[error(
+        "{0}; nothing was appended, since this stream began {max} new epochs within the last hour already: see to it that its url always leads to the same server and that nobody else moves or drops its slot; then restart dbstreamd, which begins a new epoch once the hour is over",
+        max = EPOCHS_PER_HOUR_MAX
+    )]
+    TooManyEpochs(HistoryBreak),
+    /// The history broke, and the server has no slot to go on from.
+    #[error(
+        "{broken}; and the server has no replication slot {slot} from which to go on under a new epoch; nothing was appended; create it there with pg_create_logical_replication_slot, or set on_lost_slot = \"recreate\" for this source and restart dbstreamd; then resynchronise the stream's consumers"
+    )]
+    BrokenWithoutSlot {
+        /// How the histories differ.
+        broken: HistoryBreak,
         /// Slot name.
         slot: String,
-        /// Its `confirmed_flush_lsn`.
-        slot_lsn: Lsn,
-        /// Our `confirmed_through`.
-        log_lsn: Lsn,
     },
-    /// The server's WAL ends before ours does.
-    #[error(
-        "the server's WAL ends at {server_lsn} but this log already holds changes up to {log_lsn}: it was restored from a backup, failed over to a lagging standby, or is another server; start a stream under another name (a new log)"
-    )]
-    Behind {
-        /// The server's flush position.
-        server_lsn: Lsn,
-        /// Our `confirmed_through`.
-        log_lsn: Lsn,
-    },
+    /// What was sent again differed, and the log goes on under a new epoch with the next session.
+    #[error("{0}; a new epoch has begun, and the stream goes on in it")]
+    NewEpoch(HistoryBreak),
     /// A standby that was restarted and has not yet replayed what it had sent.
     #[error("the standby has replayed its WAL up to {server_lsn}, this log already has {log_lsn}: waiting for it")]
     Replaying {
@@ -67,36 +70,13 @@ pub enum SourceError {
     },
     /// Another cluster.
     #[error(
-        "the server is another cluster (system identifier {found}) than the one this log follows ({known}): nothing was changed there; point the source at the right server, or start a stream under another name (a new log)"
+        "the server is another cluster (system identifier {found}) than the one this log follows ({known}): nothing was changed there; point the source at the right server; if this is meant (after pg_upgrade, a dump and restore, a move), start a stream under another name (a new log) and resynchronise its consumers"
     )]
     OtherSystem {
         /// The log's system identifier.
         known: u64,
         /// The server's.
         found: u64,
-    },
-    /// A promoted or recovered server that lacks changes the log has.
-    #[error(
-        "the server is on timeline {found}, {}, but this log follows timeline {known} up to {log_lsn}: a standby was promoted without the newest changes, or the server was recovered to a point in time; nothing was appended; start a stream under another name (a new log) and resynchronise its consumers",
-        left_note(*.known, *.left_at)
-    )]
-    OtherTimeline {
-        /// The log's timeline.
-        known: u32,
-        /// The server's.
-        found: u32,
-        /// Where the server's history left the log's timeline; none when it never was on it.
-        left_at: Option<Lsn>,
-        /// How far the log's goes.
-        log_lsn: Lsn,
-    },
-    /// A unit was sent again and differs from what the log has.
-    #[error(
-        "the source sent a transaction again that differs from the log ({detail}): its history was rewritten (restored volume, other server); nothing was appended; start a stream under another name (a new log)"
-    )]
-    Fork {
-        /// What differs, with LSNs.
-        detail: String,
     },
     /// No byte for too long.
     #[error(
@@ -115,18 +95,11 @@ impl SourceError {
             Self::Postgres(error) if error.is_transient() => Retry::Soon,
             Self::Setup(error) if error.is_transient() => Retry::Soon,
             Self::Postgres(_) | Self::Setup(_) | Self::OtherSystem { .. } => Retry::Later,
-            Self::Silent(_) | Self::Feedback(_) | Self::Replaying { .. } => Retry::Soon,
+            Self::BrokenWithoutSlot { .. } => Retry::Later,
+            Self::Silent(_) | Self::Feedback(_) | Self::Replaying { .. } | Self::NewEpoch(_) => Retry::Soon,
             // The log takes writes again by itself.
             Self::Log(LogError::Stopped(_) | LogError::Interrupted | LogError::Reopening) => Retry::Soon,
-            Self::Decode(_) | Self::Log(_) => Retry::Never,
-            Self::Gap { .. } | Self::Behind { .. } | Self::OtherTimeline { .. } | Self::Fork { .. } => Retry::Never,
+            Self::Decode(_) | Self::Log(_) | Self::Broken(_) | Self::TooManyEpochs(_) => Retry::Never,
         }
     }
-}
-
-fn left_note(known: u32, left_at: Option<Lsn>) -> String {
-    left_at.map_or_else(
-        || format!("which does not come from timeline {known}"),
-        |lsn| format!("which left timeline {known} at {lsn}"),
-    )
 }

@@ -64,6 +64,8 @@ pub(crate) struct Ingest<'a> {
     tables: Tables,
     open: OpenUnit,
     resent: ResentUnits,
+    /// How far the log had confirmed the source when the session began.
+    confirmed_before: Lsn,
     /// Until then, what is built waits for its chunk to fill up.
     hold: Option<Instant>,
 }
@@ -79,7 +81,7 @@ impl<'a> Ingest<'a> {
         let closing = CancellationToken::new();
         let received = watch::Sender::new(resume.confirmed_through);
         let resent = ResentUnits::new(appender.units_after(session.resends_from), &resume, session.resends_from);
-        let compared = watch::Sender::new(resent.done());
+        let compared = watch::Sender::new(resent.done() && session.resends_from >= resume.confirmed_through);
         let progress = Progress {
             received: received.subscribe(),
             durable: appender.confirmed(),
@@ -99,6 +101,7 @@ impl<'a> Ingest<'a> {
             tables: Tables::default(),
             open: OpenUnit::None,
             resent,
+            confirmed_before: resume.confirmed_through,
             hold: None,
         }
     }
@@ -254,6 +257,7 @@ impl<'a> Ingest<'a> {
         if let Some(lsn) = reached {
             raise(&self.status.received_lsn, lsn);
             raise(&self.status.source_lsn, lsn);
+            self.may_confirm(lsn);
             // The confirmer looks when it sends; it need not wake for this.
             self.received.send_if_modified(|received| {
                 *received = lsn.max(*received);
@@ -274,13 +278,23 @@ impl<'a> Ingest<'a> {
         Ok(self.resent.done())
     }
 
-    /// What the source sent again is all there was: from here on positions are confirmed.
+    /// What the source sent again is all there was.
     async fn finish_comparison(&mut self) -> Result<(), SourceError> {
         if !self.resent.done() {
             self.resent.finish().await?;
-            self.compared.send_replace(true);
         }
         Ok(())
+    }
+
+    /// Positions are confirmed from here on, once all was compared and this session has reached what was confirmed before.
+    ///
+    /// `confirmed_through` may be an idle position, far beyond the newest unit. It says that the source's history had
+    /// nothing for us there; should that history have been rewritten (by an older copy that has overtaken us), it may
+    /// have units there now, which nobody could miss. To confirm the old position before they came would lose them.
+    fn may_confirm(&mut self, reached: Lsn) {
+        if !*self.compared.borrow() && self.resent.done() && reached >= self.confirmed_before {
+            self.compared.send_replace(true);
+        }
     }
 
     async fn begin(&mut self, head: UnitHead) -> Result<(), SourceError> {

@@ -8,6 +8,7 @@
 
 mod change;
 mod control;
+mod epochs;
 mod error;
 mod ingest;
 pub mod postgres;
@@ -18,6 +19,7 @@ mod status;
 
 pub use change::Change;
 pub use control::{Control, Goal, PauseNote, Wish};
+pub use epochs::{HistoryBreak, OnGap, OnLostSlot};
 pub use error::{Retry, SourceError};
 pub use retry::RetryPolicy;
 pub use run::run;
@@ -53,6 +55,11 @@ pub trait Source: Send {
     /// With cause and remedy, and with the advice whether trying again can help.
     async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError>;
 
+    /// What happens when what the source sends again differs from the log.
+    fn on_gap(&self) -> OnGap {
+        OnGap::default()
+    }
+
     /// Watches what the source keeps for us, and says so in `status`, whether or not a session is open; until it is dropped.
     fn guard(&self, _status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::pending())
@@ -78,8 +85,13 @@ pub struct Session {
     pub confirmer: Box<dyn Confirmer>,
     /// The source will send again, in order, every unit that commits at or after this position.
     pub resends_from: Lsn,
-    /// Whose history it is; it continues the log's, as far as can be known before reading.
+    /// Whose history it is; it continues the log's, as far as can be known before reading, unless `broken` says how not.
     pub identity: SourceIdentity,
+    /// The history does not continue the log's: a new epoch must begin, at `resends_from`, before anything is read.
+    pub broken: Option<HistoryBreak>,
+    /// Up to where its history is known to be the log's; `Lsn(u64::MAX)` when nothing speaks against it. What was
+    /// confirmed beyond was another history's.
+    pub common_through: Lsn,
     /// Where the source's history ended when the session was opened.
     pub source_end: Lsn,
 }
@@ -107,8 +119,9 @@ pub struct Progress {
     pub received: watch::Receiver<Lsn>,
     /// How far the source may forget.
     pub durable: watch::Receiver<Durable<Lsn>>,
-    /// True once everything the source sent again was compared with the log. Before that nothing may be confirmed: the
-    /// source must be able to send it once more, or the evidence of a fork would be gone.
+    /// True once everything the source sent again was compared with the log, and it has sent everything up to where the
+    /// log had confirmed it before. Until then nothing may be confirmed: the source must be able to send it once more, or
+    /// the evidence of a fork would be gone; and what a rewritten history has below that position would be.
     pub compared: watch::Receiver<bool>,
     /// Fires when everything received is durable and the session shall end politely.
     pub closing: CancellationToken,

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use dbstreamd_log::{Resume, UnitCursor, UnitHasher, UnitHead, UnitRecord};
 use dbstreamd_model::{Fingerprint, Lsn, Op};
 
+use crate::epochs::HistoryBreak;
 use crate::error::SourceError;
 
 /// Stored units read ahead in one go.
@@ -90,8 +91,12 @@ impl ResentUnits {
         let received = UnitRecord { commit_lsn, end_lsn, xid, commit_time, hash: unit.hasher.finish(), events };
         match self.next().await? {
             Some(stored) if stored == received => Ok(()),
-            Some(stored) => Err(SourceError::Fork { detail: format!("sent {received}, stored {stored}") }),
-            None => Err(SourceError::Fork { detail: format!("sent {received}, which the log never had") }),
+            Some(stored) => Err(SourceError::Broken(HistoryBreak::Rewritten {
+                detail: format!("sent {received}, stored {stored}"),
+            })),
+            None => Err(SourceError::Broken(HistoryBreak::Rewritten {
+                detail: format!("sent {received}, which the log never had"),
+            })),
         }
     }
 
@@ -101,7 +106,9 @@ impl ResentUnits {
             return Ok(());
         }
         if let Some(stored) = self.next().await? {
-            return Err(SourceError::Fork { detail: format!("stored {stored}, which the source did not send again") });
+            return Err(SourceError::Broken(HistoryBreak::Rewritten {
+                detail: format!("stored {stored}, which the source did not send again"),
+            }));
         }
         self.cursor = None;
         Ok(())

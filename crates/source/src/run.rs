@@ -4,18 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use dbstreamd_log::{Appender, CreditShare, CreditWindow, Failpoint, Log};
-use dbstreamd_model::{Lsn, StreamId};
+use dbstreamd_log::{Appender, CreditShare, CreditWindow, Log};
+use dbstreamd_model::StreamId;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::Source;
 use crate::control::{Control, Goal, Wish};
 use crate::error::SourceError;
 use crate::ingest::Ingest;
 use crate::retry::RetryPolicy;
 use crate::status::{State, StreamStatus};
+use crate::{Source, epochs};
 
 /// Streams from `source` into `stream` of `log`, as `control` wants it, until its shutdown fires.
 ///
@@ -139,16 +139,23 @@ async fn session(
 ) -> Result<(), SourceError> {
     // What an earlier session left behind invisibly is gone, durably, before anything is read.
     let resume = appender.begin_session().await?;
-    let session = tokio::select! {
+    let mut session = tokio::select! {
         session = source.open(&resume) => session?,
         () = stop.cancelled() => return Ok(()),
     };
-    if resume.source != Some(session.identity) {
-        appender.bind_source(session.identity, Lsn(u64::MAX)).await?;
-        Failpoint::SourceBound.reach();
-    }
+    let resume = epochs::adopt(appender, status, &mut session, resume).await?;
     status.sessions.fetch_add(1, Relaxed);
     status.source_lsn.fetch_max(session.source_end.0, Relaxed);
     status.stream(resume.confirmed_through, resume.next_offset);
-    Ingest::new(session, resume, appender, window, status).run(stop).await
+    let (source_lsn, identity) = (session.resends_from, session.identity);
+    let ended = Ingest::new(session, resume, appender, window, status).run(stop).await;
+    match ended {
+        Err(SourceError::Broken(broken)) => {
+            // Nothing of the session was confirmed, so the source still stands where it stood at its beginning.
+            let broken = epochs::permit(broken, source.on_gap(), &resume)?;
+            epochs::raise(appender, status, source_lsn, identity, &broken).await?;
+            Err(SourceError::NewEpoch(broken))
+        }
+        ended => ended,
+    }
 }

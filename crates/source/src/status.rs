@@ -166,6 +166,13 @@ impl StreamStatus {
         self.notices.push(Notice::new(severity, kind, text).of_stream(&self.name));
     }
 
+    /// Forgets positions and times of a history that does not go on: those to come may lie before them.
+    pub(crate) fn start_over(&self) {
+        self.received_lsn.store(0, Relaxed);
+        self.source_lsn.store(0, Relaxed);
+        self.newest_commit_time.store(0, Relaxed);
+    }
+
     pub(crate) fn set_slot(&self, slot: Option<SlotHealth>) {
         *self.slot.lock() = slot;
     }

@@ -62,8 +62,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     return Ok(());
                 }
             }
-            // Progress says how far the stream is when a filter hides what moves it.
-            Some(Response::Progress(_)) | None => {}
+            // Progress says how far the stream is when a filter hides what moves it. A consumer without an explicit start
+            // is not led into a new epoch: the call ends there with FAILED_PRECONDITION.
+            Some(Response::Progress(_) | Response::EpochStarted(_)) | None => {}
         }
     }
     Err("the daemon closed the stream".into())

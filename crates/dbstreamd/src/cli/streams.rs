@@ -97,6 +97,7 @@ fn document(stream: &Stream) -> Value {
         "events_received": stream.events_received,
         "slot": stream.slot,
         "publication": stream.publication,
+        "epochs": stream.epochs.iter().map(crate::json::epoch_document).collect::<Vec<_>>(),
     })
 }
 

@@ -18,6 +18,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::client::{self, is_disconnect};
 use super::{CliError, ServerArguments, Signals, note};
+use crate::json::epoch_reason;
 use crate::proto::subscribe_request::Request;
 use crate::proto::subscribe_response::Response;
 use crate::proto::{
@@ -225,6 +226,20 @@ impl Tail {
                 Some(Response::Progress(progress)) => {
                     self.move_to(progress.offset);
                     self.acknowledge(subscription)?;
+                }
+                Some(Response::EpochStarted(epoch)) => {
+                    // After a reconnect our start is explicit, but it was not the user who gave it.
+                    if self.arguments.consumer.is_some() && self.arguments.from.is_none() {
+                        self.commit(&mut subscription.client).await.map_err(|status| CliError::failed(&status))?;
+                        return Err(CliError::Failed(format!(
+                            "the stream has a new epoch, {}, since offset {} ({}): resynchronise what was made of it so far, then start with --from {}",
+                            epoch.epoch,
+                            epoch.first_offset,
+                            epoch_reason(&epoch),
+                            epoch.first_offset
+                        )));
+                    }
+                    self.printer.epoch(&epoch)?;
                 }
                 // A newer daemon may say more than we understand.
                 None => {}

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use dbstreamd_source::postgres::setup::TablesWithoutIdentity;
+use dbstreamd_source::{OnGap, OnLostSlot};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
@@ -112,6 +113,8 @@ pub(super) struct Source {
     pub(super) receive_timeout: Option<Period>,
     pub(super) status_interval: Option<Period>,
     pub(super) slot_check_interval: Option<Period>,
+    pub(super) on_gap: Option<OnGap>,
+    pub(super) on_lost_slot: Option<OnLostSlot>,
     pub(super) allow_cleartext_password: Option<bool>,
 }
 

@@ -62,6 +62,8 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("receive_timeout", Kind::Text),
     ("status_interval", Kind::Text),
     ("slot_check_interval", Kind::Text),
+    ("on_gap", Kind::Text),
+    ("on_lost_slot", Kind::Text),
     ("allow_cleartext_password", Kind::Flag),
 ];
 

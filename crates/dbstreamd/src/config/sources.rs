@@ -242,6 +242,8 @@ fn check(
         receive_timeout: period(source.receive_timeout, defaults.receive_timeout),
         status_interval: period(source.status_interval, defaults.status_interval),
         slot_check_interval: period(source.slot_check_interval, defaults.slot_check_interval),
+        on_gap: source.on_gap.unwrap_or(defaults.on_gap),
+        on_lost_slot: source.on_lost_slot.unwrap_or(defaults.on_lost_slot),
         connect: ConnectOptions {
             allow_cleartext_password: source
                 .allow_cleartext_password

@@ -163,3 +163,18 @@ fn every_setting_is_in_the_operations_guide() {
         assert!(guide.contains(&format!("`{key}`")), "source.{key} is not documented");
     }
 }
+
+#[test]
+fn what_happens_at_a_break_is_said_per_source_and_nothing_else_is_accepted() {
+    use dbstreamd_source::{OnGap, OnLostSlot};
+    let file = |more: &str| format!("[[source]]\nname = \"a\"\nurl = \"postgres://u@h/a\"\n{more}");
+    let of = |more: &str, variables: &[(&str, &str)]| {
+        let source = load(&file(more), variables, &Overrides::default()).unwrap().sources.remove(0);
+        (source.on_gap, source.on_lost_slot)
+    };
+    assert_eq!(of("", &[]), (OnGap::NewEpoch, OnLostSlot::Fail));
+    assert_eq!(of("on_gap = \"fail\"\non_lost_slot = \"recreate\"\n", &[]), (OnGap::Fail, OnLostSlot::Recreate));
+    assert_eq!(of("", &[("DBSTREAMD_SOURCE__A__ON_GAP", "fail")]), (OnGap::Fail, OnLostSlot::Fail));
+    let wrong = refused(&file("on_gap = \"ignore\"\n"), &[]);
+    assert!(wrong.contains("new_epoch") && wrong.contains("fail"), "{wrong}");
+}

@@ -44,26 +44,22 @@ fn any(name: &str, message: &impl Message) -> Any {
     Any { type_url: format!("type.googleapis.com/{name}"), value: message.encode_to_vec() }
 }
 
-/// FAILED_PRECONDITION for a named consumer that cannot go on where it is.
-pub(super) fn needs_snapshot(details: &proto::NeedsSnapshot) -> Status {
+/// What a consumer is told whose next event is gone.
+pub(super) fn trimmed(details: &proto::NeedsSnapshot) -> String {
     let (stream, consumer, committed) = (&details.stream, &details.consumer, details.committed_offset);
-    let cause = match details.reason() {
-        proto::SnapshotReason::NewEpoch => {
-            format!("continuity with the source was broken behind its committed offset {committed}")
-        }
-        _ => format!(
-            "what follows its committed offset {committed} was removed by retention (the oldest kept is offset {})",
-            details.trim_point
-        ),
-    };
-    let message = format!(
-        "consumer {consumer:?} of stream {stream} needs a snapshot: {cause}; read the tables anew from the source, then subscribe from offset {}, or from earliest if the gap does not matter",
-        details.resume_offset
-    );
+    format!(
+        "consumer {consumer:?} of stream {stream} needs a snapshot: what follows its committed offset {committed} was removed by retention (the oldest kept is offset {}); read the tables anew from the source, then subscribe from offset {}, or from earliest if the gap does not matter",
+        details.trim_point, details.resume_offset
+    )
+}
+
+/// FAILED_PRECONDITION for a named consumer that cannot go on where it is, in words and typed.
+pub(super) fn needs_snapshot(message: String, details: &proto::NeedsSnapshot) -> Status {
+    let (stream, consumer) = (&details.stream, &details.consumer);
     let metadata = [
         ("stream", stream.clone()),
         ("consumer", consumer.clone()),
-        ("committed_offset", committed.to_string()),
+        ("committed_offset", details.committed_offset.to_string()),
         ("trim_point", details.trim_point.to_string()),
         ("resume_offset", details.resume_offset.to_string()),
     ];

@@ -10,6 +10,7 @@ use dbstreamd_log::{ChunkSlice, Log, LogError, Reader};
 use dbstreamd_model::{Offset, SchemaId, StreamId};
 use tonic::Status;
 
+use super::boundary::Boundary;
 use super::encode::{self, RunBuilder};
 use super::status::from_log;
 use super::wire::Response;
@@ -24,6 +25,7 @@ pub(super) struct Feed {
     log: Log,
     stream: StreamId,
     reader: Reader,
+    boundary: Boundary,
     filter: Filter,
     /// Events that may still be delivered; none for no limit.
     credit: Option<u64>,
@@ -43,12 +45,20 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(log: Log, stream: StreamId, reader: Reader, filter: Filter, credit: Option<u64>) -> Self {
+    pub(super) fn new(
+        log: Log,
+        stream: StreamId,
+        reader: Reader,
+        boundary: Boundary,
+        filter: Filter,
+        credit: Option<u64>,
+    ) -> Self {
         let considered = reader.position().previous();
         Self {
             log,
             stream,
             reader,
+            boundary,
             filter,
             credit,
             current: None,
@@ -66,7 +76,7 @@ impl Feed {
         let watermarks = self.log.watermarks(self.stream).map_err(|error| from_log(&error))?;
         Ok(Response::Started(proto::Started {
             stream: stream.to_owned(),
-            epoch: watermarks.epoch.0,
+            epoch: self.boundary.epoch().0,
             next_offset: self.considered.next().0,
             visible_offset: watermarks.visible.0,
         }))
@@ -98,8 +108,11 @@ impl Feed {
         self.reader.next().await
     }
 
-    pub(super) fn take(&mut self, slice: ChunkSlice) {
+    /// Takes a chunk in hand. A chunk lies in one epoch; an error is the end of a subscription that must not enter it.
+    pub(super) fn take(&mut self, slice: ChunkSlice) -> Result<(), Status> {
+        self.boundary.meet(slice.chunk.epoch())?;
         self.current = Some(slice).filter(|slice| !slice.range.is_empty());
+        Ok(())
     }
 
     /// Whether the client should be told of a position it cannot see from the events it got.
@@ -126,6 +139,9 @@ impl Feed {
 
     /// The next response from the chunk in hand; none when it is used up or credit is.
     pub(super) fn next_response(&mut self) -> Result<Option<Response>, Status> {
+        if let Some(started) = self.boundary.response() {
+            return Ok(Some(started));
+        }
         while self.current.is_some() && !self.credit_spent() {
             let response = if self.filter.takes_all() { self.shared()? } else { self.own()? };
             self.current = self.current.take().filter(|slice| !slice.range.is_empty());

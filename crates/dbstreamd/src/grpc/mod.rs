@@ -3,6 +3,7 @@
 //! This file answers the small questions; [`subscribe`] delivers. What may connect is decided in `listener`.
 
 mod acks;
+mod boundary;
 pub(crate) mod details;
 pub(crate) mod encode;
 mod feed;
@@ -242,6 +243,7 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         events_received: snapshot.events_received,
         slot: snapshot.slot.clone(),
         publication: snapshot.publication.clone(),
+        epochs: snapshot.epochs.iter().map(crate::epochs::contract).collect(),
     }
 }
 

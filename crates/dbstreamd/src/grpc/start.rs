@@ -31,6 +31,12 @@ impl Plan {
         Ok(Self { entry, consumer, from, filter, credit })
     }
 
+    /// The consumer that must not cross into another epoch: it gave no explicit start. To be asked before
+    /// [`open`](Self::open).
+    pub(super) fn held_at_boundaries(&self) -> Option<ConsumerName> {
+        self.consumer.clone().filter(|_| self.from.is_none())
+    }
+
     /// Opens the reader where this subscription begins.
     pub(super) async fn open(&mut self, directory: &Directory) -> Result<Reader, Status> {
         let log = directory.log();
@@ -39,7 +45,7 @@ impl Plan {
             (None, None) => StartAt::Latest,
             (None, Some(consumer)) => match log.consumer(self.entry.id, consumer) {
                 Some(record) if record.state == ConsumerState::NeedsSnapshot(SnapshotReason::Trimmed) => {
-                    return Err(self.needs_snapshot(directory, SnapshotReason::Trimmed));
+                    return Err(self.trimmed(directory));
                 }
                 Some(record) => StartAt::Offset(record.committed.next()),
                 None => StartAt::Earliest,
@@ -56,26 +62,34 @@ impl Plan {
     /// The status for an error of the log: a named consumer whose next event is gone is told what to do about it.
     pub(super) fn refusal(&self, directory: &Directory, error: &LogError) -> Status {
         match error {
-            LogError::OffsetTrimmed { .. } if self.resumes() => self.needs_snapshot(directory, SnapshotReason::Trimmed),
+            LogError::OffsetTrimmed { .. } if self.resumes() => self.trimmed(directory),
             other => from_log(other),
         }
     }
 
-    /// FAILED_PRECONDITION with typed details for this consumer.
-    pub(super) fn needs_snapshot(&self, directory: &Directory, reason: SnapshotReason) -> Status {
+    fn trimmed(&self, directory: &Directory) -> Status {
+        match self.details(directory, proto::SnapshotReason::Trimmed) {
+            Ok(details) => details::needs_snapshot(details::trimmed(&details), &details),
+            Err(error) => from_log(&error),
+        }
+    }
+
+    /// The status with which a consumer is held at the boundary of an epoch, with its details.
+    pub(super) fn at_boundary(&self, directory: &Directory, status: &Status) -> Status {
+        match self.details(directory, proto::SnapshotReason::NewEpoch) {
+            Ok(details) => details::needs_snapshot(status.message().to_owned(), &details),
+            Err(error) => from_log(&error),
+        }
+    }
+
+    fn details(&self, directory: &Directory, reason: proto::SnapshotReason) -> Result<proto::NeedsSnapshot, LogError> {
         let log = directory.log();
-        let marks = match log.watermarks(self.entry.id) {
-            Ok(marks) => marks,
-            Err(error) => return from_log(&error),
-        };
+        let marks = log.watermarks(self.entry.id)?;
         let committed = self.consumer.as_ref().and_then(|name| log.consumer(self.entry.id, name));
-        details::needs_snapshot(&proto::NeedsSnapshot {
+        Ok(proto::NeedsSnapshot {
             stream: self.entry.name.to_string(),
             consumer: self.consumer.as_ref().map(ToString::to_string).unwrap_or_default(),
-            reason: match reason {
-                SnapshotReason::Trimmed => proto::SnapshotReason::Trimmed.into(),
-                SnapshotReason::NewEpoch => proto::SnapshotReason::NewEpoch.into(),
-            },
+            reason: reason.into(),
             committed_offset: committed.map_or(0, |record| record.committed.0),
             trim_point: marks.trim_point.next().0,
             resume_offset: marks.visible.next().0,

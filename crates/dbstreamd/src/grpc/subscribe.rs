@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::acks::Acks;
+use super::boundary::Boundary;
 use super::feed::Feed;
 use super::outbox::Outbox;
 use super::start::Plan;
@@ -120,16 +121,18 @@ impl Subscription {
             // Whether it left in time or not: a late acknowledgement only ever moves the position forward.
             let _ = tokio::time::timeout(TAKEOVER_WAIT_MAX, left.cancelled()).await;
         }
+        let held = plan.held_at_boundaries();
         let reader = plan.open(directory).await?;
-        let feed =
-            Feed::new(directory.log().clone(), plan.entry.id, reader, std::mem::take(&mut plan.filter), plan.credit);
+        let (log, stream) = (directory.log().clone(), plan.entry.id);
+        let boundary = Boundary::new(log.clone(), stream, reader.position(), held);
+        let feed = Feed::new(log.clone(), stream, reader, boundary, std::mem::take(&mut plan.filter), plan.credit);
         let (begun_behind, _) = feed.reached();
         let attendance = match &plan.consumer {
-            Some(consumer) => Some(introduce(directory, plan.entry.id, consumer, begun_behind).await?),
+            Some(consumer) => Some(introduce(directory, stream, consumer, begun_behind).await?),
             None => None,
         };
         let has = plan.resumes().then_some(begun_behind);
-        let acks = Acks::new(directory.log().clone(), plan.entry.id, plan.consumer.clone(), has);
+        let acks = Acks::new(log, stream, plan.consumer.clone(), has);
         Ok(Self {
             directory: Arc::clone(directory),
             plan,
@@ -180,7 +183,8 @@ impl Subscription {
                 Happening::Asked(None) => self.half_closed = true,
                 Happening::Asked(Some(request)) => self.asked(request?)?,
                 Happening::Read(slice) => {
-                    self.feed.take(slice.map_err(|error| self.plan.refusal(&self.directory, &error))?);
+                    let slice = slice.map_err(|error| self.plan.refusal(&self.directory, &error))?;
+                    self.feed.take(slice).map_err(|status| self.plan.at_boundary(&self.directory, &status))?;
                 }
                 Happening::Room(Some(room)) => {
                     if let Some(response) = waiting.take() {
@@ -233,6 +237,6 @@ fn size(response: &Response) -> usize {
     match response {
         Response::Events(bytes) => bytes.len(),
         Response::Schema(schema) => prost::Message::encoded_len(schema),
-        Response::Started(_) | Response::Progress(_) => 64,
+        Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_) => 64,
     }
 }

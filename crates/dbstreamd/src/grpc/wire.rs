@@ -11,8 +11,8 @@ use crate::proto;
 /// Wire-compatible with `dbstreamd.v1.SubscribeResponse`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireResponse {
-    /// One of the four.
-    #[prost(oneof = "Response", tags = "1, 2, 3, 4")]
+    /// One of the five.
+    #[prost(oneof = "Response", tags = "1, 2, 3, 4, 5")]
     pub(crate) response: Option<Response>,
 }
 
@@ -31,6 +31,9 @@ pub(crate) enum Response {
     /// A position without events.
     #[prost(message, tag = "4")]
     Progress(proto::Progress),
+    /// Before the first event of an epoch.
+    #[prost(message, tag = "5")]
+    EpochStarted(proto::Epoch),
 }
 
 impl From<Response> for WireResponse {

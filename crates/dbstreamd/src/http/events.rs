@@ -2,10 +2,10 @@
 //!
 //! Each event's `id` is its offset, so a browser that lost its connection resumes by `Last-Event-ID`. A block with
 //! nothing but an `id` comes first, and again after events that the filter dropped: a browser takes note of it and
-//! shows nothing. The body is produced only as fast as the client takes it: who does not read makes nobody else wait,
+//! shows nothing. An `epoch` event comes before the first event of a new epoch. The body is produced only as fast as the client takes it: who does not read makes nobody else wait,
 //! lets nothing pile up, and loses its connection after a while.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use dbstreamd_log::{ChunkSlice, EventRef, LogError, Reader, StartAt};
+use dbstreamd_log::{ChunkSlice, EpochRecord, EventRef, LogError, Reader, StartAt};
 use dbstreamd_model::{Offset, SchemaId};
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,11 +22,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, problem, streams};
+use crate::epochs::{Crossing, contract};
 use crate::filter::Filter;
 use crate::grpc::encode::{self, RunBuilder};
 use crate::grpc::start::open_reader;
 use crate::grpc::status::start_error;
-use crate::json::Renderer;
+use crate::json::{Renderer, epoch_document};
 use crate::{position, proto};
 
 /// When nothing else was sent for this long the position is, or a comment if it is known: proxies keep the connection.
@@ -66,6 +67,8 @@ pub(super) async fn follow(
         Err(error) => return streams::log_problem(&error),
     };
     let tail = Tail {
+        crossing: Crossing::before(shared.directory.log().clone(), entry.id, reader.position()),
+        entered: VecDeque::new(),
         considered: reader.position().previous(),
         reported: None,
         keep_alive_at: Instant::now() + KEEP_ALIVE,
@@ -126,6 +129,9 @@ struct Tail {
     /// Schema versions the renderer has learned.
     known: HashSet<SchemaId>,
     current: Option<ChunkSlice>,
+    crossing: Crossing,
+    /// Epochs that begin before what is in hand and were not told.
+    entered: VecDeque<EpochRecord>,
     /// The last event that was sent or dropped.
     considered: Offset,
     /// What the client knows of `considered`; none before the first block.
@@ -152,6 +158,9 @@ impl Tail {
             if self.ended || self.left == Some(0) {
                 return None;
             }
+            if let Some(record) = self.entered.pop_front() {
+                return Some(Event::default().event("epoch").data(epoch_document(&contract(&record)).to_string()));
+            }
             match self.event_of_current() {
                 Ok(Some(event)) => {
                     self.left = self.left.map(|left| left - 1);
@@ -166,7 +175,10 @@ impl Tail {
                 () = tokio::time::sleep_until(self.keep_alive_at) => return Some(self.position()),
             };
             match read {
-                Ok(slice) => self.current = Some(slice),
+                Ok(slice) => {
+                    self.entered.extend(self.crossing.enter(slice.chunk.epoch()));
+                    self.current = Some(slice);
+                }
                 Err(error) => return Some(self.failed(&error.to_string())),
             }
         }
@@ -241,6 +253,8 @@ mod tests {
 
         let reader = log.reader(stream, StartAt::Earliest).unwrap();
         let mut tail = Tail {
+            crossing: Crossing::before(log.clone(), stream, reader.position()),
+            entered: VecDeque::new(),
             considered: reader.position().previous(),
             reported: None,
             keep_alive_at: Instant::now(),

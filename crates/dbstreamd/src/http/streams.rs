@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 
 use super::{Shared, problem};
 use crate::directory::{ConsumerSnapshot, StreamSnapshot, UnknownStream};
+use crate::epochs::contract;
+use crate::json::epoch_document;
 use crate::position::rfc3339;
 
 pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Response {
@@ -76,6 +78,7 @@ fn stream(snapshot: &StreamSnapshot) -> Value {
         "slot": snapshot.slot,
         "publication": snapshot.publication,
         "slot_health": snapshot.slot_health.as_ref().map(slot_health),
+        "epochs": snapshot.epochs.iter().map(|record| epoch_document(&contract(record))).collect::<Vec<_>>(),
     })
 }
 

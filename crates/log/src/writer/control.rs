@@ -95,8 +95,6 @@ impl Writer {
         self.store.put_meta(&mut batch, MetaKey::StreamState(stream.id), &state.encode())?;
         self.store.commit(&batch)?;
         slot.state = state;
-        // One noted before may lie above the bound.
-        self.shared.queue.forget_idle(stream.id);
         *stream.source.lock() = Some(source);
         stream.published.publish(&state);
         Ok(())

@@ -14,7 +14,8 @@ use crate::store::{Batch, MetaKey, StreamState};
 use crate::stream::Stream;
 
 impl Writer {
-    /// Raises the epoch of a stream, durably. Nothing of the new epoch can have been appended before.
+    /// Raises the epoch of a stream, durably. Nothing of the new epoch can have been appended before, and what was noted
+    /// as idle in the old one was taken along in this very turn.
     pub(super) fn raise_epoch(&mut self, stream: &Stream, broken: EpochBreak) -> Result<EpochRecord, LogError> {
         let slot = self.streams.get_mut(&stream.id).ok_or(LogError::UnknownStream(stream.id.0))?;
         let (old, mut directory) = (slot.state, stream.layout.read().directory.clone());
@@ -48,8 +49,6 @@ impl Writer {
 
         slot.state = new;
         slot.partition = directory.last().map(|(seq, _)| *seq);
-        // An idle position of the old epoch would be taken for one of the new.
-        self.shared.queue.forget_idle(stream.id);
         let mut layout = stream.layout.write();
         layout.directory = directory;
         layout.epochs.push(record);

@@ -168,11 +168,6 @@ impl Queue {
         idle.extract_if(|stream, _| !waiting.contains_key(stream)).map(|(_, position)| position).collect()
     }
 
-    /// Drops a stream's idle position: it is one of a history that does not go on.
-    pub(crate) fn forget_idle(&self, stream: StreamId) {
-        self.state.lock().idle.remove(&stream);
-    }
-
     /// Which life of the log this is.
     pub(crate) fn life(&self) -> u64 {
         self.life.load(Relaxed)

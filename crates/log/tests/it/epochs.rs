@@ -336,6 +336,8 @@ fn a_crash_around_the_raise_leaves_the_old_epoch_or_the_new_one_and_nothing_betw
         runtime().block_on(async {
             assert_eq!(read_all(&log, stream, StartAt::Earliest).await.unwrap(), events);
             let mut writer = Writer::begin(&log, stream).await;
+            let resume = within(writer.appender.begin_session()).await.unwrap();
+            assert_eq!(resume.source, records.first().map(|_| SOURCE));
             writer.events.clone_from(&events);
             writer.unit(TIME, &bodies(4, 20));
             writer.settle().await;
@@ -371,7 +373,8 @@ fn epochs_that_do_not_fit_the_stream_stop_the_start() {
     let value = value.into_inner();
     let late = [&value[..1], 6_u64.to_be_bytes().as_slice(), &value[9..]].concat();
     // Missing, of another number, further than the log, not a record, as no version ever wrote it.
-    let wrong: [&[(u8, Option<&[u8]>)]; 5] = [
+    type Change<'a> = (u8, Option<&'a [u8]>);
+    let wrong: [&[Change<'_>]; 5] = [
         &[(2, None)],
         &[(2, None), (3, Some(&value))],
         &[(2, Some(&late))],

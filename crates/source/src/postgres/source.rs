@@ -9,12 +9,12 @@ use dbstreamd_log::{Failpoint, Resume};
 use dbstreamd_model::{Lsn, StreamName};
 use tokio::sync::Notify;
 
+use super::continuity::{self, Verdict};
 use super::decode::Decoder;
-use super::{
-    Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, continuity, guard, setup,
-};
+use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, guard, setup};
+use crate::epochs::{EPOCHS_PER_HOUR_MAX, HistoryBreak, permit};
 use crate::error::SourceError;
-use crate::{Change, Confirmer, Progress, Session, Source, SourceEnd, SourceReader, StreamStatus};
+use crate::{Change, Confirmer, OnGap, OnLostSlot, Progress, Session, Source, SourceEnd, SourceReader, StreamStatus};
 
 /// Shortest time between two status updates that nobody asked for: durable positions move thousands of times a
 /// second, and each update wakes the walsender.
@@ -42,6 +42,10 @@ impl Source for PostgresSource {
         &self.settings.name
     }
 
+    fn on_gap(&self) -> OnGap {
+        self.settings.on_gap
+    }
+
     fn guard(&self, status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(guard::watch(self.settings.clone(), status))
     }
@@ -50,12 +54,13 @@ impl Source for PostgresSource {
         let settings = &self.settings;
         // A log that got something already is not served by a new slot: whatever lies between is lost to it.
         let known = !resume.confirmed_through.is_zero();
+        let mut broken = None;
         if known || resume.source.is_some() {
-            // Nothing is created on a server that turns out to be a stranger.
+            // Nothing is created on a server that turns out to be a stranger, or to have another history.
             match Connection::connect(&settings.connect, SessionKind::Replication).await {
                 Ok(mut connection) => {
                     let server = connection.identify_system().await?;
-                    continuity::check(&mut connection, &server, resume).await?;
+                    broken = continuity::check(&mut connection, &server, resume).await?.broken;
                     connection.close().await;
                 }
                 Err(error) if error.is_transient() => return Err(error.into()),
@@ -63,15 +68,18 @@ impl Source for PostgresSource {
                 Err(_) => {}
             }
         }
-        let prepared = if known { setup::prepare_to_resume(settings).await? } else { setup::prepare(settings).await? };
-        let slot_lsn = prepared.slot_confirmed_flush;
-        // A log that never got anything adopts the slot where it stands.
-        if known && slot_lsn > resume.confirmed_through {
-            return Err(SourceError::Gap { slot: settings.slot.clone(), slot_lsn, log_lsn: resume.confirmed_through });
-        }
+        let broken = broken.map(|broken| permit(broken, settings.on_gap, resume)).transpose()?;
+        let (slot_lsn, lost) = self.slot(resume, known, broken).await?;
         let mut connection = Connection::connect(&settings.connect, SessionKind::Replication).await?;
         let server = connection.identify_system().await?;
-        let identity = continuity::check(&mut connection, &server, resume).await?;
+        let Verdict { identity, broken, common_through } = continuity::check(&mut connection, &server, resume).await?;
+        // A log that never got anything adopts the slot where it stands.
+        let log_lsn = resume.confirmed_through.min(common_through);
+        let gap = (known && slot_lsn > log_lsn).then(|| {
+            let slot = settings.slot.clone();
+            HistoryBreak::SlotAhead { slot, slot_lsn, log_lsn }
+        });
+        let broken = broken.or(lost).or(gap).map(|broken| permit(broken, settings.on_gap, resume)).transpose()?;
         let server_timeout = wal_sender_timeout(&mut connection).await?;
         // 0/0: from the slot's own position, so that what is resent overlaps the log and can be compared.
         let (wal, feedback) = connection.start_replication(&settings.replication(), Lsn::ZERO).await?;
@@ -92,8 +100,41 @@ impl Source for PostgresSource {
             confirmer: Box::new(PgConfirmer { feedback, asked, status_interval }),
             resends_from: slot_lsn,
             identity,
+            broken,
+            common_through,
             source_end: server.flush_lsn,
         })
+    }
+}
+
+impl PostgresSource {
+    /// Makes the slot exist as far as that is allowed: where it stands, and what the log lost when it was made anew.
+    async fn slot(
+        &self,
+        resume: &Resume,
+        known: bool,
+        broken: Option<HistoryBreak>,
+    ) -> Result<(Lsn, Option<HistoryBreak>), SourceError> {
+        let settings = &self.settings;
+        if !known {
+            return Ok((setup::prepare(settings).await?.slot_confirmed_flush, None));
+        }
+        let recreate = settings.on_lost_slot == OnLostSlot::Recreate;
+        // A slot that the stream then may not use would only hold back the server's WAL.
+        let too_many = resume.epochs_last_hour >= EPOCHS_PER_HOUR_MAX;
+        let prepared = if recreate && !too_many {
+            setup::prepare_anew(settings).await
+        } else {
+            setup::prepare_to_resume(settings).await
+        };
+        match prepared {
+            Ok(prepared) => Ok((prepared.slot_confirmed_flush, prepared.slot_lost)),
+            Err(error) => Err(match (error.lost_slot(), broken) {
+                (Some(lost), _) if recreate && too_many => SourceError::TooManyEpochs(lost),
+                (Some(_), Some(broken)) => SourceError::BrokenWithoutSlot { broken, slot: settings.slot.clone() },
+                _ => error.into(),
+            }),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::TailFormat;
 use crate::cli::{CliError, Output, Paint, Pretty};
-use crate::json::{JsonError, Renderer};
+use crate::json::{JsonError, Renderer, epoch_document, epoch_reason};
 use crate::proto;
 
 pub(super) struct Printer {
@@ -50,6 +50,24 @@ impl Printer {
                 }
                 let (style, width) = (self.out.style(), self.out.width());
                 self.out.line(&pretty.line(event, style, width).map_err(misfit)?)
+            }
+        }
+    }
+
+    /// Prints that an epoch begins here.
+    pub(super) fn epoch(&mut self, epoch: &proto::Epoch) -> Result<(), CliError> {
+        match &mut self.form {
+            Form::Json(_) => self.out.line(&serde_json::json!({ "epoch_started": epoch_document(epoch) }).to_string()),
+            Form::Pretty(_) => {
+                let mut line = String::new();
+                let text = format!(
+                    "── epoch {} begins at offset {}: {}; what is above was of another history ──",
+                    epoch.epoch,
+                    epoch.first_offset,
+                    epoch_reason(epoch)
+                );
+                self.out.style().paint(Paint::Bold, &text, &mut line);
+                self.out.line(&line)
             }
         }
     }

@@ -113,6 +113,16 @@ impl Fixture {
         wanted
     }
 
+    /// The source's history breaks: what follows is of a new epoch, at lower LSNs.
+    pub(super) async fn raise_epoch(&mut self, source_lsn: u64) {
+        let source = dbstreamd_log::SourceIdentity { system_id: 1, timeline: 1 };
+        let reason = dbstreamd_log::EpochReason::ServerBehind;
+        let broken = dbstreamd_log::EpochBreak { reason, source_lsn: Lsn(source_lsn), source };
+        self.appender.raise_epoch(broken).await.unwrap();
+        self.appender.begin_session().await.unwrap();
+        self.next_lsn = source_lsn;
+    }
+
     /// `count` transactions of one row each.
     pub(super) async fn commit_many(&mut self, schema: &Arc<TableSchema>, count: usize) {
         for number in 0..count {
@@ -148,7 +158,14 @@ impl Fixture {
         requests.send(proto::SubscribeRequest { request: Some(Request::Start(start)) }).unwrap();
         let stream = tokio_stream::wrappers::UnboundedReceiverStream::new(stream);
         let responses = client.subscribe(stream).await.unwrap().into_inner();
-        Subscriber { requests: Some(requests), responses, schemas: Vec::new(), progress: 0, started: None }
+        Subscriber {
+            requests: Some(requests),
+            responses,
+            schemas: Vec::new(),
+            epochs: Vec::new(),
+            progress: 0,
+            started: None,
+        }
     }
 
     /// Sends these bytes to a port and returns all that comes back until the other side closes.
@@ -205,6 +222,7 @@ pub(super) struct Subscriber {
     requests: Option<mpsc::UnboundedSender<proto::SubscribeRequest>>,
     responses: Streaming<proto::SubscribeResponse>,
     pub(super) schemas: Vec<proto::Schema>,
+    pub(super) epochs: Vec<proto::Epoch>,
     pub(super) progress: u64,
     pub(super) started: Option<proto::Started>,
 }
@@ -238,6 +256,7 @@ impl Subscriber {
                     assert!(self.started.replace(started).is_none(), "started twice");
                 }
                 Some(Response::Schema(schema)) => self.schemas.push(schema),
+                Some(Response::EpochStarted(epoch)) => self.epochs.push(epoch),
                 Some(Response::Progress(progress)) => {
                     assert!(progress.offset >= self.progress, "progress went back");
                     self.progress = progress.offset;

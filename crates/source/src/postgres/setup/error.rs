@@ -5,6 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::HistoryBreak;
 use crate::postgres::{PgError, quote_identifier, quote_literal};
 
 /// Most names listed in one line.
@@ -234,6 +235,17 @@ impl SetupError {
         }
     }
 
+    /// That the slot of a stream that ran before is lost.
+    pub(crate) fn lost_slot(&self) -> Option<HistoryBreak> {
+        match self {
+            Self::SlotGone { slot } => Some(HistoryBreak::SlotGone { slot: slot.clone() }),
+            Self::SlotInvalidated { slot, reason } => {
+                Some(HistoryBreak::SlotInvalidated { slot: slot.clone(), why: reason.clone() })
+            }
+            _ => None,
+        }
+    }
+
     /// A short name that never changes, for scripts.
     pub fn code(&self) -> &'static str {
         match self {
@@ -427,13 +439,13 @@ impl SetupError {
                 "set create_slot = true, or create it with pg_create_logical_replication_slot".into()
             }
             Self::SlotGone { .. } => {
-                "start a stream under another name (a new log) and resynchronise its consumers".into()
+                "set on_lost_slot = \"recreate\" for this source and restart dbstreamd (or create the slot yourself): the stream then goes on under a new epoch; in any case resynchronise its consumers".into()
             }
             Self::SlotNotUsable { .. } => {
                 "set another slot name for this stream, or drop that slot if nobody needs it".into()
             }
             Self::SlotInvalidated { slot, .. } => format!(
-                "pg_drop_replication_slot({}), then start a stream under another name and resynchronise its consumers; raise max_slot_wal_keep_size or idle_replication_slot_timeout to keep it from happening again",
+                "set on_lost_slot = \"recreate\" for this source and restart dbstreamd (or pg_drop_replication_slot({}) and create it anew yourself): the stream then goes on under a new epoch; in any case resynchronise its consumers; raise max_slot_wal_keep_size or idle_replication_slot_timeout to keep it from happening again",
                 quote_literal(slot).trim()
             ),
             Self::SlotActive { pid, .. } => format!(

@@ -21,7 +21,7 @@ mod sql;
 mod table_pattern;
 
 pub use error::{SetupError, SlotMismatch};
-pub use prepare::{Created, Prepared, prepare, prepare_to_resume};
+pub use prepare::{Created, Prepared, prepare, prepare_anew, prepare_to_resume};
 pub use report::{Finding, Level, Report, TableReport, TableState};
 pub use settings::{SourceSettings, TablesWithoutIdentity};
 pub use table_pattern::{TablePattern, TablePatternError};

@@ -10,6 +10,7 @@ use dbstreamd_model::Lsn;
 use super::assessment::{Assessment, Plan};
 use super::facts::{self, Facts};
 use super::{Report, SetupError, SourceSettings, report, server_checks, slot_checks, sql};
+use crate::HistoryBreak;
 use crate::postgres::{Connection, PgError, SessionKind};
 
 /// How long changing the publication may wait for a lock on a table, and take.
@@ -34,6 +35,8 @@ pub struct Prepared {
     pub slot_confirmed_flush: Lsn,
     /// What was made just now.
     pub created: Created,
+    /// That the slot was lost and made anew. Of [`prepare_anew`] only.
+    pub slot_lost: Option<HistoryBreak>,
     /// Everything that was found, before anything was made.
     pub report: Report,
 }
@@ -67,29 +70,56 @@ pub async fn prepare_to_resume(settings: &SourceSettings) -> Result<Prepared, Se
     prepare_with(settings, Slot::MustExist).await
 }
 
+/// As [`prepare_to_resume`], but a slot that is gone is created anew, and one that the server has invalidated is dropped
+/// before: the caller knows that what lies between is lost.
+///
+/// # Errors
+/// As [`prepare`].
+pub async fn prepare_anew(settings: &SourceSettings) -> Result<Prepared, SetupError> {
+    prepare_with(settings, Slot::MayBeReplaced).await
+}
+
 /// Whether the stream starts or goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Slot {
     MayBeNew,
     MustExist,
+    MayBeReplaced,
 }
 
 async fn prepare_with(settings: &SourceSettings, slot: Slot) -> Result<Prepared, SetupError> {
     let mut connection = Connection::connect(&settings.connect, SessionKind::Ordinary).await?;
     let mut created = Created::default();
+    let mut lost = None;
     let mut round = 1;
     let prepared = loop {
         match attempt(&mut connection, settings, slot, &mut created).await {
+            Err(error @ SetupError::SlotInvalidated { .. }) if slot == Slot::MayBeReplaced && lost.is_none() => {
+                match drop_slot(&mut connection, settings).await {
+                    Ok(()) => lost = error.lost_slot(),
+                    Err(error) => break Err(error),
+                }
+            }
             // Somebody else made the same thing between our look and our statement: look again.
             Err(SetupError::Postgres(error)) if round < ROUNDS_MAX && is_duplicate(&error) => round += 1,
             outcome => break outcome,
         }
     };
+    let mut prepared = prepared?;
     // An error may have left the session unusable; a polite end is for the others.
-    if prepared.is_ok() {
-        connection.close().await;
+    connection.close().await;
+    if slot == Slot::MayBeReplaced && prepared.created.slot {
+        prepared.slot_lost = Some(lost.unwrap_or_else(|| HistoryBreak::SlotGone { slot: settings.slot.clone() }));
     }
-    prepared
+    Ok(prepared)
+}
+
+/// Drops the stream's slot, which was seen to be of our kind, of this database, and invalidated. The server refuses
+/// while somebody holds it.
+async fn drop_slot(connection: &mut Connection, settings: &SourceSettings) -> Result<(), SetupError> {
+    connection.simple_query(&sql::drop_invalidated_slot(&settings.slot)).await?;
+    tracing::warn!(stream = %settings.name, slot = %settings.slot, "dropped the slot, which the server had invalidated");
+    Ok(())
 }
 
 async fn attempt(
@@ -101,7 +131,9 @@ async fn attempt(
     let mut facts = Facts::read(connection, &settings.publication).await?;
     let mut assessment = Assessment::new(&mut facts, settings);
     if let Some(problem) = assessment.first_problem() {
-        return Err(problem);
+        // Before a slot is replaced, everything else must be in order.
+        let replaceable = slot == Slot::MayBeReplaced && problem.lost_slot().is_some();
+        return Err(if replaceable { assessment.first_problem().unwrap_or(problem) } else { problem });
     }
     let plan = std::mem::take(&mut assessment.plan);
     if slot == Slot::MustExist && plan.create_slot.is_some() {
@@ -123,6 +155,7 @@ async fn attempt(
         publication: settings.publication.clone(),
         slot_confirmed_flush,
         created: created.clone(),
+        slot_lost: None,
         report: report(settings, Some(&facts), assessment),
     })
 }

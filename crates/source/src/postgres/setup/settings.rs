@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::TablePattern;
 use crate::postgres::{ConnectOptions, Replication};
+use crate::{OnGap, OnLostSlot};
 
 /// Longest name PostgreSQL keeps, in bytes.
 const NAME_BYTES_MAX: usize = 63;
@@ -72,6 +73,10 @@ pub struct SourceSettings {
     pub status_interval: Duration,
     /// How often it is looked at what the server keeps for the slot.
     pub slot_check_interval: Duration,
+    /// What happens when the server's history does not continue the log's.
+    pub on_gap: OnGap,
+    /// What happens when the slot of a stream that ran before is gone or invalidated.
+    pub on_lost_slot: OnLostSlot,
 }
 
 impl SourceSettings {
@@ -94,6 +99,8 @@ impl SourceSettings {
             receive_timeout: RECEIVE_TIMEOUT,
             status_interval: STATUS_INTERVAL,
             slot_check_interval: SLOT_CHECK_INTERVAL,
+            on_gap: OnGap::default(),
+            on_lost_slot: OnLostSlot::default(),
         }
     }
 

@@ -147,6 +147,17 @@ pub(crate) fn create_slot(name: &str) -> String {
     format!("SELECT lsn FROM pg_catalog.pg_create_logical_replication_slot({}, 'pgoutput')", quote_literal(name))
 }
 
+/// Drops a slot, unless it is in use again or in order: a row for each slot that was dropped.
+pub(crate) fn drop_invalidated_slot(name: &str) -> String {
+    format!(
+        "SELECT pg_catalog.pg_drop_replication_slot(s.slot_name) FROM pg_catalog.pg_replication_slots s \
+         WHERE s.slot_name = {} AND NOT s.active AND s.plugin = 'pgoutput' AND s.database = pg_catalog.current_database() \
+         AND (s.wal_status = 'lost' OR (to_jsonb(s)->>'conflicting')::boolean \
+         OR to_jsonb(s)->>'invalidation_reason' IS NOT NULL)",
+        quote_literal(name)
+    )
+}
+
 /// Limits for statements that change something, whatever the role's settings are.
 ///
 /// `statement` ends a statement at the server, which also removes a slot that is half created: a client that merely

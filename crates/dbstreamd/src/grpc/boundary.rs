@@ -1,0 +1,69 @@
+//! The boundary between two epochs, as a subscription meets it: it is told, or it ends there.
+//!
+//! A named consumer keeps a copy of something, made from an epoch whose history did not go on: to let it apply the next
+//! epoch's changes to that copy would be a splice. So it gets all of the epoch it is in, and then the call ends with
+//! FAILED_PRECONDITION, again and again, until it subscribes with an explicit start, which says that it knows.
+
+use std::collections::VecDeque;
+
+use dbstreamd_log::{EpochRecord, Log};
+use dbstreamd_model::{ConsumerName, Epoch, Offset, StreamId};
+use tonic::Status;
+
+use super::wire::Response;
+use crate::epochs::{Crossing, contract};
+
+/// One subscription's dealings with boundaries.
+pub(super) struct Boundary {
+    crossing: Crossing,
+    /// Who must not cross; none for one who may.
+    held: Option<ConsumerName>,
+    /// It has had nothing yet, in this call or before: then it has no copy either.
+    blank: bool,
+    /// Boundaries met and not told.
+    untold: VecDeque<EpochRecord>,
+}
+
+impl Boundary {
+    /// Of a subscription whose next event is `next`. `held` is the consumer when it subscribed without an explicit start.
+    pub(super) fn new(log: Log, stream: StreamId, next: Offset, held: Option<ConsumerName>) -> Self {
+        let committed = held.as_ref().and_then(|name| log.consumer(stream, name)).map(|record| record.committed);
+        Self {
+            blank: committed.unwrap_or(Offset::NONE) == Offset::NONE,
+            crossing: Crossing::before(log, stream, next),
+            held,
+            untold: VecDeque::new(),
+        }
+    }
+
+    /// The epoch of what the client has had.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.crossing.epoch()
+    }
+
+    /// The next event is of `epoch`. To be called before anything of it is delivered, and when all before it was.
+    pub(super) fn meet(&mut self, epoch: Epoch) -> Result<(), Status> {
+        let entered = self.crossing.enter(epoch);
+        let blank = std::mem::replace(&mut self.blank, false);
+        match (&self.held, entered.last()) {
+            (Some(consumer), Some(newest)) if !blank => Err(must_resynchronise(consumer, newest)),
+            _ => {
+                self.untold.extend(entered);
+                Ok(())
+            }
+        }
+    }
+
+    /// What the client must be told before anything else.
+    pub(super) fn response(&mut self) -> Option<Response> {
+        self.untold.pop_front().map(|record| Response::EpochStarted(contract(&record)))
+    }
+}
+
+fn must_resynchronise(consumer: &ConsumerName, newest: &EpochRecord) -> Status {
+    let EpochRecord { epoch, first_offset, reason, log_lsn, source_lsn, .. } = newest;
+    Status::failed_precondition(format!(
+        "consumer {consumer} must resynchronise: its stream has a new epoch, {epoch}, since offset {first_offset}, because {} (the log had the source's changes up to {log_lsn}, and has them from {source_lsn} on since); bring its copy in line with the source, then subscribe with an explicit start (from, such as offset {first_offset}) to accept",
+        reason.text()
+    ))
+}
