@@ -388,7 +388,7 @@ fn a_promoted_standby_without_our_newest_changes_and_without_the_slot_is_never_s
     shop.insert(1001, 4000);
     let daemon = shop.start();
     let reason = daemon.wait_failed();
-    for part in ["timeline 2", "left timeline 1 at", &format!("no replication slot {SLOT}"), "on_lost_slot"] {
+    for part in ["timeline 2", "left timeline 1 at", &format!("no usable replication slot {SLOT}"), "on_lost_slot"] {
         assert!(reason.contains(part), "{part} is not in {reason}");
     }
     assert_eq!(shop.slot("count(*)"), "0");

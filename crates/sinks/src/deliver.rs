@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dbstreamd_log::{ChunkSlice, Log, LogError, Reader, Rewind, StartAt};
-use dbstreamd_model::{ConsumerName, Offset, SchemaId, StreamId};
+use dbstreamd_model::{ConsumerName, Epoch, Offset, SchemaId, StreamId};
 use tokio_util::sync::CancellationToken;
 
 use crate::status::{DeliveryState, DeliveryStatus};
@@ -69,6 +69,16 @@ pub enum DeliverError {
         /// The newest visible offset.
         visible: Offset,
     },
+    /// The source's history broke, and the destination holds what was made from the one before.
+    #[error(
+        "the stream has a new epoch, {epoch}, since offset {first}, and the destination holds changes of the one before, which cannot be continued: empty it, and deliver under another name"
+    )]
+    NewEpoch {
+        /// The epoch.
+        epoch: Epoch,
+        /// Its first offset.
+        first: Offset,
+    },
 }
 
 impl DeliverError {
@@ -118,6 +128,8 @@ async fn attempt(delivery: &Delivery, sink: &mut dyn Sink, shutdown: &Cancellati
     let start = if position == Offset::NONE { StartAt::Earliest } else { StartAt::Offset(position.next()) };
     let mut reader = open(log.clone(), *stream, start).await?;
     status.enter(DeliveryState::Delivering);
+    // Of what the destination has; none while it has nothing.
+    let mut epoch = (position > Offset::NONE).then(|| log.epoch_at(*stream, position));
     let mut prepared: HashSet<SchemaId> = HashSet::new();
     loop {
         // A batch that was begun is finished: stopping in the middle would only deliver it twice.
@@ -126,6 +138,10 @@ async fn attempt(delivery: &Delivery, sink: &mut dyn Sink, shutdown: &Cancellati
             () = shutdown.cancelled() => return Ok(()),
         };
         let Some(batch) = Batch::of(slice) else { continue };
+        let next = batch.events.chunk.epoch();
+        if epoch.replace(next).is_some_and(|had| had < next) {
+            return Err(DeliverError::NewEpoch { epoch: next, first: batch.first });
+        }
         for event in batch.events.events() {
             let Some(schema) = event.schema else { continue };
             if !prepared.contains(&schema.id) {

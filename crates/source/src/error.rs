@@ -49,7 +49,7 @@ pub enum SourceError {
     TooManyEpochs(HistoryBreak),
     /// The history broke, and the server has no slot to go on from.
     #[error(
-        "{broken}; and the server has no replication slot {slot} from which to go on under a new epoch; nothing was appended; create it there with pg_create_logical_replication_slot, or set on_lost_slot = \"recreate\" for this source and restart dbstreamd; then resynchronise the stream's consumers"
+        "{broken}; and the server has no usable replication slot {slot} from which to go on under a new epoch; nothing was appended; create it there with pg_create_logical_replication_slot, or set on_lost_slot = \"recreate\" for this source and restart dbstreamd; then resynchronise the stream's consumers"
     )]
     BrokenWithoutSlot {
         /// How the histories differ.

@@ -196,3 +196,26 @@ async fn what_a_destination_refuses_stops_the_delivery_with_the_reason_and_skips
     shutdown.cancel();
     task.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_epoch_is_not_delivered_onto_what_was_made_of_the_one_before() {
+    let mut bench = Bench::new().await;
+    bench.commit(3).await;
+    let source = dbstreamd_log::SourceIdentity { system_id: 1, timeline: 1 };
+    let reason = dbstreamd_log::EpochReason::ServerBehind;
+    bench.appender.raise_epoch(dbstreamd_log::EpochBreak { reason, source_lsn: Lsn(50), source }).await.unwrap();
+    bench.appender.begin_session().await.unwrap();
+    bench.commit(2).await;
+    // In one go, and again from where it is committed.
+    for _ in 0..2 {
+        let (shutdown, task) = bench.run(&[], false);
+        let mut state = bench.delivery.status.state();
+        let new = "new epoch, 2, since offset 4";
+        let stopped = state.wait_for(|state| matches!(state, DeliveryState::Stopped(reason) if reason.contains(new)));
+        tokio::time::timeout(PATIENCE, stopped).await.unwrap().unwrap();
+        assert_eq!(bench.stored(), [1, 2, 3]);
+        shutdown.cancel();
+        task.await.unwrap();
+        bench.delivery.status = Arc::default();
+    }
+}

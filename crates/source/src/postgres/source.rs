@@ -54,7 +54,7 @@ impl Source for PostgresSource {
         let settings = &self.settings;
         // A log that got something already is not served by a new slot: whatever lies between is lost to it.
         let known = !resume.confirmed_through.is_zero();
-        let mut broken = None;
+        let (mut broken, mut looked) = (None, false);
         if known || resume.source.is_some() {
             // Nothing is created on a server that turns out to be a stranger, or to have another history.
             match Connection::connect(&settings.connect, SessionKind::Replication).await {
@@ -62,6 +62,7 @@ impl Source for PostgresSource {
                     let server = connection.identify_system().await?;
                     broken = continuity::check(&mut connection, &server, resume).await?.broken;
                     connection.close().await;
+                    looked = true;
                 }
                 Err(error) if error.is_transient() => return Err(error.into()),
                 // What is missing there, setup says better; it refuses before it changes anything.
@@ -69,7 +70,7 @@ impl Source for PostgresSource {
             }
         }
         let broken = broken.map(|broken| permit(broken, settings.on_gap, resume)).transpose()?;
-        let (slot_lsn, lost) = self.slot(resume, known, broken).await?;
+        let (slot_lsn, lost) = self.slot(resume, known, looked, broken).await?;
         let mut connection = Connection::connect(&settings.connect, SessionKind::Replication).await?;
         let server = connection.identify_system().await?;
         let Verdict { identity, broken, common_through } = continuity::check(&mut connection, &server, resume).await?;
@@ -113,13 +114,15 @@ impl PostgresSource {
         &self,
         resume: &Resume,
         known: bool,
+        looked: bool,
         broken: Option<HistoryBreak>,
     ) -> Result<(Lsn, Option<HistoryBreak>), SourceError> {
         let settings = &self.settings;
         if !known {
             return Ok((setup::prepare(settings).await?.slot_confirmed_flush, None));
         }
-        let recreate = settings.on_lost_slot == OnLostSlot::Recreate;
+        // Nothing is replaced on a server of which it is not known whose history it has.
+        let recreate = looked && settings.on_lost_slot == OnLostSlot::Recreate;
         // A slot that the stream then may not use would only hold back the server's WAL.
         let too_many = resume.epochs_last_hour >= EPOCHS_PER_HOUR_MAX;
         let prepared = if recreate && !too_many {

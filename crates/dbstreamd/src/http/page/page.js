@@ -66,6 +66,18 @@ function show(message) {
   line.append(
     span(`${event.offset} `, "dim"), span(event.op, `op ${event.op}`), span(`${table} `, "table"),
     span(typeof row === "string" ? row : JSON.stringify(row), "row"));
+  put(line);
+}
+
+function boundary(message) {
+  if (paused) return;
+  const epoch = JSON.parse(message.data);
+  const line = document.createElement("li");
+  line.append(span(`epoch ${epoch.epoch} begins at offset ${epoch.first_offset}: ${epoch.reason}`, "op"));
+  put(line);
+}
+
+function put(line) {
   const tail = byId("tail");
   tail.prepend(line);
   while (tail.childElementCount > LINES_MAX) tail.lastElementChild.remove();
@@ -80,6 +92,7 @@ function follow() {
   const query = table ? `?table=${encodeURIComponent(table)}` : "";
   source = new EventSource(`v1/streams/${encodeURIComponent(name)}/events${query}`);
   source.onmessage = show;
+  source.addEventListener("epoch", boundary);
 }
 
 byId("stream").addEventListener("change", follow);
