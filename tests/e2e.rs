@@ -31,6 +31,8 @@ mod foreign_client;
 mod holds;
 #[path = "e2e/huge_transaction.rs"]
 mod huge_transaction;
+#[path = "e2e/lifecycle.rs"]
+mod lifecycle;
 #[path = "e2e/ordering.rs"]
 mod ordering;
 #[path = "e2e/other_history.rs"]
@@ -41,6 +43,8 @@ mod resuming;
 mod short_of_space;
 #[path = "e2e/slot_guard.rs"]
 mod slot_guard;
+#[path = "e2e/tuning.rs"]
+mod tuning;
 #[path = "e2e/two_sources.rs"]
 mod two_sources;
 #[path = "e2e/values.rs"]

@@ -1,21 +1,23 @@
-//! Generates Rust from `proto/dbstreamd/v1/dbstreamd.proto`, without protoc.
+//! Generates Rust from the files in `proto/dbstreamd/v1/`, without protoc.
 //!
-//! Two generations from one file: messages and client as usual, and a server whose `Subscribe` answers with
+//! Two generations from them: messages and client as usual, and a server whose `Subscribe` answers with
 //! `grpc::wire::WireResponse`, which carries events already encoded (see there).
 
 use std::path::PathBuf;
 
-const PROTO: &str = "../../proto/dbstreamd/v1/dbstreamd.proto";
+const PROTOS: [&str; 2] = ["../../proto/dbstreamd/v1/dbstreamd.proto", "../../proto/dbstreamd/v1/control.proto"];
 const INCLUDE: &str = "../../proto";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    println!("cargo::rerun-if-changed={PROTO}");
+    for proto in PROTOS {
+        println!("cargo::rerun-if-changed={proto}");
+    }
     println!("cargo::rerun-if-changed=build.rs");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
 
     let mut compiler = protox::Compiler::new([INCLUDE])?;
     // Comments are kept for the generated documentation; reflection needs no source positions.
-    compiler.include_source_info(true).include_imports(true).open_file(PROTO)?;
+    compiler.include_source_info(true).include_imports(true).open_files(PROTOS)?;
     let described = compiler.file_descriptor_set();
     compiler.include_source_info(false);
     std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;

@@ -212,7 +212,14 @@ fn a_server_put_back_to_an_older_copy_begins_a_new_epoch_before_it_overtakes_us(
     assert!(lsn(&record["source_lsn"]) < lsn(&record["log_lsn"]), "{record}");
     let said = daemon.stderr();
     let line = said.lines().find(|line| line.contains("epoch_raised")).unwrap_or_else(|| panic!("{said}"));
-    for part in ["ERROR", "server's WAL ends at", "begins at offset 21", "history ends at", "new one begins at", "explicit start"] {
+    for part in [
+        "ERROR",
+        "server's WAL ends at",
+        "begins at offset 21",
+        "history ends at",
+        "new one begins at",
+        "explicit start",
+    ] {
         assert!(line.contains(part), "{part} is not in {line}");
     }
     consumer_is_held(&daemon, 21, after);

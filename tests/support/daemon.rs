@@ -219,6 +219,25 @@ impl Daemon {
         tail_json(&self.server_url(), args)
     }
 
+    /// Runs a command against this daemon to its end.
+    pub(crate) fn ask(&self, args: &[&str]) -> Finished {
+        run(&[args, &["--server", &self.server_url()]].concat())
+    }
+
+    /// Runs a command with `--json` that must succeed, and parses its answer.
+    pub(crate) fn ask_json(&self, args: &[&str]) -> Value {
+        let answer = self.ask(&[args, &["--json"]].concat());
+        assert!(answer.status.success(), "{args:?}: {}", answer.stderr);
+        serde_json::from_str(&answer.stdout).unwrap_or_else(|error| panic!("{error} in {}", answer.stdout))
+    }
+
+    /// A metric's value, by its name and labels as they are written.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let (_, metrics) = http::get(&self.http, "/metrics").expect("an answer");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().expect("a number")
+    }
+
     /// Everything from the beginning to the visible end.
     pub(crate) fn everything(&self, stream: &str) -> Vec<Value> {
         self.tail(&[stream, "--from", "earliest", "--until-caught-up"])

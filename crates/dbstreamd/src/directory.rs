@@ -154,6 +154,8 @@ pub(crate) struct Directory {
     pub(crate) registry: Arc<Registry>,
     /// What happened lately.
     pub(crate) notices: Notices,
+    /// Held while a stream's wish and what is stored of it change together.
+    pub(crate) pausing: tokio::sync::Mutex<()>,
 }
 
 impl Directory {
@@ -165,7 +167,7 @@ impl Directory {
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { log, entries, registry: Arc::default(), notices }
+        Self { log, entries, registry: Arc::default(), notices, pausing: tokio::sync::Mutex::default() }
     }
 
     pub(crate) fn log(&self) -> &Log {

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 mod consumers;
+mod control;
 mod demo;
 mod directory;
 mod epochs;

@@ -1,4 +1,4 @@
-//! The public contract as Rust: messages and client of `dbstreamd.v1`, and a client with our limits.
+//! The public contract as Rust: messages and clients of `dbstreamd.v1`, and a client with our limits.
 //!
 //! The server side is generated apart (`grpc`), because it answers with events that are already encoded.
 
@@ -21,8 +21,23 @@ pub type Client = streams_client::StreamsClient<tonic::transport::Channel>;
 /// # Errors
 /// When the address cannot be parsed, or nobody answers there.
 pub async fn connect(server: &str) -> Result<Client, tonic::transport::Error> {
+    Ok(Client::new(channel(server).await?).max_decoding_message_size(RESPONSE_BYTES_MAX))
+}
+
+/// The generated client of an operator.
+pub type ControlClient = control_client::ControlClient<tonic::transport::Channel>;
+
+/// As [`connect`], to operate the daemon.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_control(server: &str) -> Result<ControlClient, tonic::transport::Error> {
+    Ok(ControlClient::new(channel(server).await?))
+}
+
+async fn channel(server: &str) -> Result<tonic::transport::Channel, tonic::transport::Error> {
     let address = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
-    let channel = tonic::transport::Endpoint::from_shared(address)?
+    tonic::transport::Endpoint::from_shared(address)?
         .connect_timeout(std::time::Duration::from_secs(5))
         // A burst of the tail fits without waiting for window updates.
         .initial_stream_window_size(4 * 1024 * 1024)
@@ -30,6 +45,5 @@ pub async fn connect(server: &str) -> Result<Client, tonic::transport::Error> {
         .http2_keep_alive_interval(std::time::Duration::from_secs(30))
         .keep_alive_while_idle(true)
         .connect()
-        .await?;
-    Ok(Client::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX))
+        .await
 }

@@ -14,13 +14,16 @@ use std::time::Duration;
 use dbstreamd_log::{CreditWindow, Log, LogError, LogOptions};
 use dbstreamd_model::{StreamId, StreamName};
 use dbstreamd_source::postgres::{PostgresSource, SourceSettings};
-use dbstreamd_source::{Control, Goal, RetryPolicy, StreamStatus};
+use dbstreamd_source::{Control, RetryPolicy, StreamStatus};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Config;
+use crate::control::lifecycle;
+use crate::control::settings::Knobs;
+use crate::control::tuning::Tuning;
 use crate::directory::{Directory, Entry, RunningSource};
 use crate::notices::Notices;
 use crate::{grpc, holds, http, process};
@@ -110,6 +113,8 @@ impl Api {
         let grpc_addr = local(&ports.grpc, config.grpc.listen, "--grpc")?;
         let http_addr = local(&ports.http, config.http.listen, "--http")?;
         let shutdown = CancellationToken::new();
+        let knobs = Knobs { log: log.clone(), window: window.clone() };
+        let tuning = Arc::new(Tuning::restored(config, knobs, notices.clone()));
         let directory = Arc::new(Directory::new(log, entries, notices));
         let subscribers = Arc::new(Semaphore::new(config.grpc.subscribers_max.min(Semaphore::MAX_PERMITS)));
         let limits =
@@ -129,7 +134,7 @@ impl Api {
             review.await;
             ("consumer review", Ok(()))
         });
-        let grpc = grpc::serve(ports.grpc, directory, subscribers, limits, shutdown.clone());
+        let grpc = grpc::serve(ports.grpc, directory, tuning, subscribers, limits, shutdown.clone());
         servers.spawn(async move { ("gRPC", grpc.await.map_err(|error| error.to_string())) });
         let hosts = http::AllowedHosts::new(&config.http.allowed_hosts);
         let http = http::serve(ports.http, shared, hosts, config.http.connections_max);
@@ -230,13 +235,13 @@ async fn plan(
     stop: &CancellationToken,
 ) -> Result<(Entry, RunningSource, SourceSettings), ServeError> {
     let name: StreamName = settings.name.clone();
-    let (log, wanted) = (log.clone(), name.clone());
-    let id: StreamId = blocking(move || log.open_stream(&wanted)).await?;
+    let (opened, wanted) = (log.clone(), name.clone());
+    let id: StreamId = blocking(move || opened.open_stream(&wanted)).await?;
     let running = RunningSource {
         status: StreamStatus::with_notices(name.clone(), notices.sink()),
         slot: settings.slot.clone(),
         publication: settings.publication.clone(),
-        control: Control::new(Goal::Run, stop.clone()),
+        control: Control::new(lifecycle::first_goal(log, &name), stop.clone()),
         end: Arc::new(PostgresSource::new(settings.clone())),
     };
     Ok((Entry { id, name, running: Some(running.clone()) }, running, settings))

@@ -21,6 +21,7 @@ use crate::read::{self, Reader, StartAt};
 use crate::schemas::StoredSchema;
 use crate::store::Store;
 use crate::stream::Stream;
+use crate::tunables::Tunables;
 use crate::writer::{Command, CommitCommand, Durable, Queue, Space, Writer, open_store, refuse};
 
 /// Consumers' commits that may wait for the writer at once; more wait in line in front of it.
@@ -29,6 +30,11 @@ const COMMITS_WAITING_MAX: usize = 4096;
 const DISK_READS_MAX: usize = 8;
 /// How long closing waits for reads that are under way.
 pub(crate) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Longest name of a stored setting: a prefix and a stream's name.
+pub const SETTING_NAME_BYTES_MAX: usize = 128;
+/// Longest value of a stored setting.
+pub const SETTING_VALUE_BYTES_MAX: usize = 4096;
 
 /// The log. Clones are the same log; when the last one goes, it is closed.
 #[derive(Clone)]
@@ -107,6 +113,9 @@ pub(crate) struct Shared {
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
     failure: RwLock<Option<LogError>>,
     pub(crate) space: watch::Sender<Space>,
+    pub(crate) tunables: Tunables,
+    /// Durable settings, by name.
+    pub(crate) settings: RwLock<BTreeMap<String, String>>,
 }
 
 struct Closer {
@@ -121,7 +130,7 @@ impl Log {
     /// # Errors
     /// When the directory cannot be used, is used by another process, or does not hold what it should.
     pub fn open(options: LogOptions) -> Result<Self, LogError> {
-        let (store, loaded) = open_store(&options)?;
+        let (store, mut loaded) = open_store(&options)?;
         let streams: BTreeMap<_, _> = loaded
             .streams
             .iter()
@@ -135,6 +144,8 @@ impl Log {
         }
         let store = Arc::new(store);
         let shared = Arc::new(Shared {
+            tunables: Tunables::new(&options),
+            settings: RwLock::new(std::mem::take(&mut loaded.settings)),
             options,
             queue: Queue::default(),
             metrics: LogMetrics::default(),
@@ -395,6 +406,35 @@ impl Log {
     pub fn damage(&self) -> Vec<LogError> {
         let streams = self.shared.all_streams();
         streams.iter().flat_map(|stream| stream.damage.kept(stream.published.watermarks().trim_point)).collect()
+    }
+
+    /// The settings that were stored, by name.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        self.shared.settings.read().clone()
+    }
+
+    /// Stores settings, all or none of them, durably; one without a value is deleted. The log keeps them and does not
+    /// know what they mean. Names are at most [`SETTING_NAME_BYTES_MAX`] bytes, values
+    /// [`SETTING_VALUE_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// When one is too long, or the log does not write any more.
+    pub async fn store_settings(&self, changes: BTreeMap<String, Option<String>>) -> Result<(), LogError> {
+        let too_long = |(name, value): (&String, &Option<String>)| {
+            name.len() > SETTING_NAME_BYTES_MAX
+                || value.as_ref().is_some_and(|value| value.len() > SETTING_VALUE_BYTES_MAX)
+        };
+        if changes.iter().any(too_long) {
+            return Err(LogError::Misuse("a setting's name or value is too long"));
+        }
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Command::Settings { changes, reply })?;
+        self.shared.answer(answer).await
+    }
+
+    /// What may be changed while the log is open.
+    pub fn tunables(&self) -> &Tunables {
+        &self.shared.tunables
     }
 
     /// Lets retention look now rather than in a few seconds.

@@ -293,7 +293,8 @@ async fn a_history_that_changes_again_and_again_stops_the_stream_after_three_epo
     let status = StreamStatus::new("shop".parse().unwrap());
     let source = Scripted { flaps: true, ..stream.scripted(&history()[1..], 200, OnGap::NewEpoch) };
     let (window, retry, shutdown) = (CreditWindow::new(1 << 20), RetryPolicy::default(), CancellationToken::new());
-    let task = run(Box::new(source), stream.log.clone(), id, window, Arc::clone(&status), retry, shutdown.clone().into());
+    let task =
+        run(Box::new(source), stream.log.clone(), id, window, Arc::clone(&status), retry, shutdown.clone().into());
     let task = tokio::spawn(task);
     status.watch().wait_for(|life| life.state == State::Failed && !life.retrying).await.unwrap();
     let reason = status.lifecycle().error.unwrap().to_string();

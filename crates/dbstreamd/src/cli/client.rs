@@ -5,11 +5,24 @@ use std::error::Error;
 use tonic::{Code, Status};
 
 use super::CliError;
-use crate::proto::{self, Client};
+use crate::proto::{self, Client, ControlClient};
 
 /// Connects, or says that nobody is there.
 pub(super) async fn connect(server: &str) -> Result<Client, CliError> {
     proto::connect(server).await.map_err(|error| no_daemon(server, &error))
+}
+
+/// Connects to operate a daemon, or says that nobody is there.
+pub(super) async fn connect_control(server: &str) -> Result<ControlClient, CliError> {
+    proto::connect_control(server).await.map_err(|error| no_daemon(server, &error))
+}
+
+/// Who runs this command, for those who see what it did: `user@host`.
+pub(super) fn whoami() -> String {
+    let user =
+        ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}@{}", user.as_deref().unwrap_or("somebody"), host.trim())
 }
 
 /// The first cause: what stands above it only says that something failed.

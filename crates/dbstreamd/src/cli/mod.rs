@@ -7,12 +7,15 @@ mod check;
 mod client;
 mod consumers;
 mod error;
+mod lifecycle;
+mod notices;
 mod output;
 mod pretty;
 mod serve;
 mod signals;
 mod streams;
 mod tail;
+mod tune;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -61,6 +64,16 @@ enum Command {
     Consumers(ConsumersArguments),
     /// Print changes of a running daemon as they come
     Tail(tail::TailArguments),
+    /// Show or change settings of a running daemon
+    Tune(tune::TuneArguments),
+    /// Stop a stream of a running daemon cleanly, until it is resumed
+    Pause(lifecycle::PauseArguments),
+    /// Let a paused stream go on, or a failed one try again at once
+    Resume(lifecycle::ResumeArguments),
+    /// Take in everything a source has now, then pause its stream: before a planned switch
+    Drain(lifecycle::DrainArguments),
+    /// Print what happened lately in a running daemon
+    Notices(notices::NoticesArguments),
 }
 
 /// Options of `demo`.
@@ -226,6 +239,11 @@ fn run(command: Command) -> Result<(), CliError> {
             Command::Streams(arguments) => until_signal(Box::pin(streams::run(arguments))).await,
             Command::Consumers(arguments) => until_signal(Box::pin(consumers::run(arguments))).await,
             Command::Tail(arguments) => Box::pin(tail::run(arguments)).await,
+            Command::Tune(arguments) => until_signal(Box::pin(tune::run(arguments))).await,
+            Command::Pause(arguments) => until_signal(Box::pin(lifecycle::pause(arguments))).await,
+            Command::Resume(arguments) => until_signal(Box::pin(lifecycle::resume(arguments))).await,
+            Command::Drain(arguments) => until_signal(Box::pin(lifecycle::drain(arguments))).await,
+            Command::Notices(arguments) => until_signal(Box::pin(notices::run(arguments))).await,
         }
     });
     // Whatever still runs in the background has nothing left to say.
@@ -266,6 +284,14 @@ mod tests {
             "dbstreamd streams --format text --server http://h:1",
             "dbstreamd consumers --format json",
             "dbstreamd consumers delete audit --stream shop --server http://h:1",
+            "dbstreamd tune --json",
+            "dbstreamd tune group-commit-bytes=8MB retention-age=off --durable --server http://h:1",
+            "dbstreamd tune --reset retention-age --reset log-filter",
+            "dbstreamd tune log-filter=info,dbstreamd_source=debug",
+            "dbstreamd pause shop --durable --why maintenance --json",
+            "dbstreamd resume shop --json",
+            "dbstreamd drain shop --durable --timeout 90s",
+            "dbstreamd notices --follow --json --server http://h:1",
             "dbstreamd tail",
             "dbstreamd tail shop --server http://h:1 --from lsn:16/B374D848 --consumer c --table shop.* --table a.b --format json --limit 3 --until-caught-up",
         ] {
@@ -286,6 +312,10 @@ mod tests {
             "dbstreamd tail --consumer a/b",
             "dbstreamd consumers delete",
             "dbstreamd consumers delete a/b",
+            "dbstreamd tune retention-age",
+            "dbstreamd pause",
+            "dbstreamd resume",
+            "dbstreamd drain shop --timeout soon",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
@@ -305,6 +335,11 @@ mod tests {
             ("dbstreamd serve --help", "Examples:"),
             ("dbstreamd check --help", "Examples:"),
             ("dbstreamd demo --help", "Examples:"),
+            ("dbstreamd tune --help", "Examples:"),
+            ("dbstreamd pause --help", "Examples:"),
+            ("dbstreamd resume --help", "Examples:"),
+            ("dbstreamd drain --help", "Examples:"),
+            ("dbstreamd notices --help", "Examples:"),
         ] {
             assert!(help(line).contains(word), "{line} does not say {word:?}");
         }

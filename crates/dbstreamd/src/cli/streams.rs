@@ -77,7 +77,7 @@ fn behind(stream: &Stream) -> Option<u64> {
 }
 
 /// A stream with the names that `/v1/streams` uses.
-fn document(stream: &Stream) -> Value {
+pub(super) fn document(stream: &Stream) -> Value {
     json!({
         "name": stream.name,
         "state": state_name(stream),
@@ -102,7 +102,7 @@ fn document(stream: &Stream) -> Value {
 }
 
 /// A state's name, as in `/v1/streams`.
-fn state_name(stream: &Stream) -> &'static str {
+pub(super) fn state_name(stream: &Stream) -> &'static str {
     match StreamState::try_from(stream.state) {
         Ok(StreamState::Unspecified) => "UNCONFIGURED",
         Ok(StreamState::Init) => "INIT",

@@ -7,9 +7,9 @@ mod document;
 mod error;
 mod settings;
 mod sources;
-mod units;
+pub(crate) mod units;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -47,6 +47,8 @@ pub struct Config {
     pub logging: LoggingConfig,
     /// The databases to stream from.
     pub sources: Vec<SourceSettings>,
+    /// Settings that somebody chose, in any layer; the others have their defaults.
+    pub chosen: BTreeSet<&'static str>,
     /// What an operator should know about the configuration although it can be used.
     pub warnings: Vec<String>,
 }
@@ -142,6 +144,8 @@ impl Config {
         let gathered =
             sources::gather(&table, overrides, environment, path.map(|path| sources::File { path, text: &text }))?;
         table.remove("source");
+        let chosen =
+            SETTINGS.iter().map(|&(path, _)| path).filter(|path| is_chosen(&table, path, environment)).collect();
         // Each part was checked where it came from.
         let document = Document::deserialize(table).map_err(|error| ConfigError::Argument {
             argument: "configuration",
@@ -149,6 +153,7 @@ impl Config {
         })?;
         let mut config = build(document, overrides, environment)?;
         config.sources = gathered;
+        config.chosen = chosen;
         config.warnings = warnings(&config, environment);
         Ok(config)
     }
@@ -176,6 +181,24 @@ fn read(path: &Path) -> Result<(toml::Table, String), ConfigError> {
     let table = toml::from_str::<toml::Table>(&text).map_err(refused)?;
     sources::no_name_twice(&table, path, &text)?;
     Ok((table, text))
+}
+
+/// Whether there is a setting of this path.
+#[cfg(test)]
+pub(crate) fn is_setting(path: &str) -> bool {
+    SETTINGS.iter().any(|(known, _)| *known == path)
+}
+
+/// Whether a setting outside `[[source]]` has a value.
+fn is_chosen(table: &toml::Table, path: &str, environment: &BTreeMap<String, String>) -> bool {
+    let by_short_name = path == "logging.filter" && environment.get("DBSTREAMD_LOG").is_some_and(|f| !f.is_empty());
+    let found = match path.split_once('.') {
+        None => table.contains_key(path),
+        Some((section, key)) => {
+            table.get(section).and_then(toml::Value::as_table).is_some_and(|section| section.contains_key(key))
+        }
+    };
+    found || by_short_name
 }
 
 /// Sets a dotted path.
@@ -251,6 +274,7 @@ fn build(
         log,
         logging: LoggingConfig { filter: logging.filter, format: logging.format.unwrap_or_default() },
         sources: Vec::new(),
+        chosen: BTreeSet::new(),
         warnings: Vec::new(),
     })
 }

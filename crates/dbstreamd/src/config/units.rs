@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads a size in bytes.
-pub(super) fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let expected = || {
         format!(
             "{text:?} is not a size: expected a number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB, such as 512MiB"
@@ -26,7 +26,7 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 /// Reads a duration; several parts add up.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let expected = || {
         format!("{text:?} is not a duration: expected a number with us, ms, s, m, h, d or w, such as 500us, 30s or 7d")
     };

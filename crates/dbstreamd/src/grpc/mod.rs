@@ -1,9 +1,10 @@
-//! The gRPC server: `dbstreamd.v1.Streams`, standard health and reflection.
+//! The gRPC server: `dbstreamd.v1.Streams`, `dbstreamd.v1.Control`, standard health and reflection.
 //!
 //! This file answers the small questions; [`subscribe`] delivers. What may connect is decided in `listener`.
 
 mod acks;
 mod boundary;
+mod control;
 pub(crate) mod details;
 pub(crate) mod encode;
 mod feed;
@@ -26,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::control::tuning::Tuning;
 use crate::directory::{ConsumerSnapshot, Directory, StreamSnapshot};
 use crate::proto;
 use outbox::Responses;
@@ -36,6 +38,7 @@ mod generated {
     #![allow(missing_docs, unreachable_pub, clippy::all)]
     include!(concat!(env!("OUT_DIR"), "/server/dbstreamd.v1.rs"));
 }
+use generated::control_server::ControlServer;
 use generated::streams_server::{Streams, StreamsServer};
 
 /// The largest request: a start with as many patterns as allowed stays far below.
@@ -59,6 +62,7 @@ pub(crate) struct Limits {
 pub(crate) async fn serve(
     listener: TcpListener,
     directory: Arc<Directory>,
+    tuning: Arc<Tuning>,
     subscribers: Arc<Semaphore>,
     limits: Limits,
     shutdown: CancellationToken,
@@ -69,6 +73,8 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let health_task = tokio::spawn(health::report(Arc::clone(&directory), reporter, shutdown.clone()));
+    let control = control::ControlService { directory: Arc::clone(&directory), tuning };
+    let control = ControlServer::new(control).max_decoding_message_size(REQUEST_BYTES_MAX);
     let service = Service { directory, subscribers, shutdown: shutdown.clone(), limits };
     let streams = StreamsServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     tonic::transport::Server::builder()
@@ -77,6 +83,7 @@ pub(crate) async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(16 * 1024)
         .add_service(streams)
+        .add_service(control)
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(

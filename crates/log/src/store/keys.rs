@@ -70,6 +70,8 @@ pub(crate) enum MetaKey<'a> {
     Trim(StreamId),
     /// `0a stream` → whose history the stream is (`SourceIdentity`).
     Source(StreamId),
+    /// `0b name` → a setting's value, chosen while the daemon ran (`encode_setting`).
+    Setting(&'a str),
 }
 
 impl<'a> MetaKey<'a> {
@@ -93,6 +95,10 @@ impl<'a> MetaKey<'a> {
             Self::Directory(stream, seq) => put(8, &[stream.0, seq.0]),
             Self::Trim(stream) => put(9, &[stream.0]),
             Self::Source(stream) => put(10, &[stream.0]),
+            Self::Setting(name) => {
+                put(11, &[]);
+                out.extend_from_slice(name.as_bytes());
+            }
         }
         out
     }
@@ -115,6 +121,7 @@ impl<'a> MetaKey<'a> {
             8 => Self::Directory(StreamId(take()?), PartitionSeq(take()?)),
             9 => Self::Trim(StreamId(take()?)),
             10 => Self::Source(StreamId(take()?)),
+            11 => return Some(Self::Setting(std::str::from_utf8(rest).ok()?)),
             _ => return None,
         };
         rest.is_empty().then_some(key)
@@ -148,6 +155,7 @@ mod tests {
             MetaKey::Directory(s, PartitionSeq(3)),
             MetaKey::Trim(s),
             MetaKey::Source(s),
+            MetaKey::Setting("retention-age"),
         ];
         for key in keys {
             let bytes = key.to_bytes();

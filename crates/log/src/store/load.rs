@@ -16,6 +16,7 @@ use crate::schemas::SchemaRegistry;
 pub(crate) struct Loaded {
     pub(crate) streams: BTreeMap<StreamId, LoadedStream>,
     pub(crate) partitions: BTreeMap<PartitionSeq, Partition>,
+    pub(crate) settings: BTreeMap<String, String>,
 }
 
 /// What the records say of one stream.
@@ -74,6 +75,9 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
         }
         MetaKey::Directory(id, seq) => loaded.stream(id)?.directory.push((seq, Entry::decode(value)?)),
         MetaKey::Trim(id) => loaded.stream(id)?.trim = Trim::decode(value)?,
+        MetaKey::Setting(name) => {
+            loaded.settings.insert(name.to_owned(), records::decode_setting(value)?);
+        }
         MetaKey::Source(id) => loaded.stream(id)?.source = Some(SourceIdentity::decode(value)?),
     }
     Ok(())

@@ -252,6 +252,23 @@ fn encode_numbers(numbers: &[u64]) -> Vec<u8> {
     out
 }
 
+/// A setting's value.
+pub(crate) fn encode_setting(value: &str) -> Vec<u8> {
+    let mut out = vec![RECORD_VERSION];
+    out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(value.as_bytes());
+    out
+}
+
+pub(crate) fn decode_setting(bytes: &[u8]) -> Result<String, LogError> {
+    read("a setting", bytes, |input| {
+        let length = usize::try_from(input.u32()?).ok()?;
+        let (text, rest) = input.0.split_at_checked(length)?;
+        input.0 = rest;
+        std::str::from_utf8(text).ok().map(str::to_owned)
+    })
+}
+
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -335,5 +352,6 @@ mod tests {
             let unknown = [&epoch.encode()[..45], &[0]].concat();
             assert!(decode_epoch(Epoch(2), &unknown).is_err(), "a reason nobody knows");
         }
+        check(&"7d".to_owned(), &encode_setting("7d"), decode_setting);
     }
 }

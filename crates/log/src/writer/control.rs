@@ -1,5 +1,6 @@
 //! The writer's rare commands: streams are created, and what is not visible is deleted.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName};
@@ -9,7 +10,9 @@ use crate::appender::{Restart, Resume};
 use crate::chunk::CodecChoice;
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
-use crate::store::{Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState};
+use crate::store::{
+    Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState, encode_setting,
+};
 use crate::stream::Stream;
 
 impl Writer {
@@ -37,6 +40,10 @@ impl Writer {
             Command::RaiseEpoch { stream, broken, reply } => {
                 let record = self.raise_epoch(&stream, broken)?;
                 let _ = reply.send(Ok(record));
+            }
+            Command::Settings { changes, reply } => {
+                self.store_settings(changes)?;
+                let _ = reply.send(Ok(()));
             }
             Command::Retain { reply } => {
                 self.retain()?;
@@ -97,6 +104,25 @@ impl Writer {
         slot.state = state;
         *stream.source.lock() = Some(source);
         stream.published.publish(&state);
+        Ok(())
+    }
+
+    fn store_settings(&mut self, changes: BTreeMap<String, Option<String>>) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        for (name, value) in &changes {
+            match value {
+                Some(value) => self.store.put_meta(&mut batch, MetaKey::Setting(name), &encode_setting(value))?,
+                None => self.store.delete_meta(&mut batch, MetaKey::Setting(name))?,
+            }
+        }
+        self.store.commit(&batch)?;
+        let mut settings = self.shared.settings.write();
+        for (name, value) in changes {
+            match value {
+                Some(value) => settings.insert(name, value),
+                None => settings.remove(&name),
+            };
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! The writer: one thread, the only one that changes the disk.
 //!
 //! ```text
-//!   wait ─▶ gather what waits, up to 4 MiB or 500 µs ─▶ one WriteBatch, one fsync ─▶ publish ─▶ wait
+//!   wait ─▶ gather what waits, up to so many bytes or µs ─▶ one WriteBatch, one fsync ─▶ publish ─▶ wait
 //! ```
 //!
 //! It is never idle while something waits and never waits while the disk is idle: a quiet stream pays one fsync, not
@@ -61,6 +61,8 @@ pub(crate) struct Writer {
     idle_flushed: Instant,
     retained: Instant,
     space_seen: Instant,
+    /// Why the oldest partition, which should go, cannot.
+    retention_held: Option<&'static str>,
 }
 
 /// A stream as the disk will hold it.
@@ -92,6 +94,7 @@ impl Writer {
             idle_flushed: Instant::now(),
             retained: Instant::now(),
             space_seen: Instant::now(),
+            retention_held: None,
             shared,
             store,
         }
@@ -153,15 +156,15 @@ impl Writer {
     /// Takes what waits into `group`, until it is full or a command comes that must stand alone.
     fn gather(&mut self, group: &mut Group) -> Result<Option<Command>, LogError> {
         let started = Instant::now();
-        let (bytes_max, delay_max) =
-            (self.shared.options.group_commit_bytes_max, self.shared.options.group_commit_delay_max);
+        let tunables = &self.shared.tunables;
+        let (bytes_max, delay_max) = (tunables.group_commit_bytes_max(), tunables.group_commit_delay_max());
         while let Some(command) = self.shared.queue.take() {
             match command {
                 Command::Chunk(chunk) => self.gather_chunk(group, *chunk)?,
                 Command::Commit(commit) => self.gather_commit(group, *commit)?,
                 control => return Ok(Some(control)),
             }
-            if group.bytes() >= bytes_max || started.elapsed() >= delay_max {
+            if group.bytes() as u64 >= bytes_max || started.elapsed() >= delay_max {
                 break;
             }
         }
@@ -200,7 +203,9 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Reset { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::RaiseEpoch { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Forget { reply, .. } => drop(reply.send(Err(error.clone()))),
-        Command::Bind { reply, .. } | Command::Retain { reply } => drop(reply.send(Err(error.clone()))),
+        Command::Bind { reply, .. } | Command::Settings { reply, .. } | Command::Retain { reply } => {
+            drop(reply.send(Err(error.clone())));
+        }
         Command::Close => {}
         #[cfg(test)]
         Command::Panic => {}

@@ -3,7 +3,7 @@
 //! It has no bound of its own: chunks are bounded by the credit that travels in them, commits by the log's own
 //! permits, idle positions by the number of streams.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Bind { stream: Arc<Stream>, source: SourceIdentity, confirmed_max: Lsn, reply: Reply<()> },
     /// Begin a new epoch behind the last visible event.
     RaiseEpoch { stream: Arc<Stream>, broken: EpochBreak, reply: Reply<EpochRecord> },
+    /// Store settings, or with none delete them.
+    Settings { changes: BTreeMap<String, Option<String>>, reply: Reply<()> },
     /// Remove what retention does not keep.
     Retain { reply: Reply<()> },
     /// Finish what was asked before, and end.

@@ -64,7 +64,8 @@ impl Writer {
                 continue;
             }
             match reopen(&shared) {
-                Ok((opened, loaded)) => {
+                Ok((opened, mut loaded)) => {
+                    *shared.settings.write() = std::mem::take(&mut loaded.settings);
                     shared.mend(Arc::clone(&opened));
                     let text = "the log writes again: the disk takes writes, and everything acknowledged is there";
                     shared.options.notices.push(Notice::new(Severity::Info, "log_recovered", text));

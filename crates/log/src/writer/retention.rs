@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use dbstreamd_model::Offset;
+use dbstreamd_model::{Notice, Offset, Severity};
 
 use super::partitions::age;
 use super::{Slot, Writer};
@@ -20,12 +20,34 @@ impl Writer {
     pub(super) fn retain(&mut self) -> Result<(), LogError> {
         self.retained = Instant::now();
         self.close_aged()?;
+        let mut held = None;
         while let Some(seq) = self.expired() {
-            if self.is_held(seq) || !self.remove(seq)? {
+            if self.is_held(seq) {
+                held = Some("a consumer holds the oldest history; dbstreamd consumers shows which");
+                break;
+            }
+            if !self.remove(seq)? {
+                held = Some("the oldest partition holds the beginning of a transaction that has not ended");
                 break;
             }
         }
+        self.tell_held(held);
         Ok(())
+    }
+
+    /// Says when retention has to wait, and when it goes on.
+    fn tell_held(&mut self, held: Option<&'static str>) {
+        if std::mem::replace(&mut self.retention_held, held) == held {
+            return;
+        }
+        let notice = match held {
+            Some(why) => {
+                let text = format!("retention waits: {why}; it goes on by itself, watch the disk until then");
+                Notice::new(Severity::Warning, "retention_paused", text)
+            }
+            None => Notice::new(Severity::Info, "retention_resumed", "retention goes on"),
+        };
+        self.shared.options.notices.push(notice);
     }
 
     /// Begins a new partition when the last one is over: in a log that fell silent nothing else would.
@@ -41,7 +63,7 @@ impl Writer {
 
     /// The oldest partition, when it is not to be kept. The one that is written to always is.
     fn expired(&self) -> Option<PartitionSeq> {
-        let retention = &self.shared.options.retention;
+        let retention = self.shared.tunables.retention();
         let mut all = self.partitions.all();
         let ((oldest, _), (_, next)) = (all.next()?, all.next()?);
         let too_old = retention.age.is_some_and(|limit| age(next.created_at) >= limit);

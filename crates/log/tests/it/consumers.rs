@@ -108,3 +108,25 @@ fn a_stream_takes_only_so_many_names_and_goes_on_serving_those_it_knows() {
         assert!(matches!(refused, Err(LogError::TooManyConsumers { max: 3 })));
     });
 }
+
+#[test]
+fn stored_settings_come_back_whole_and_a_deleted_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let changes = |pairs: &[(&str, Option<&str>)]| {
+        pairs.iter().map(|&(name, value)| (name.to_owned(), value.map(str::to_owned))).collect()
+    };
+    let log = Log::open(small(dir.path())).unwrap();
+    let store = |pairs: &[(&str, Option<&str>)]| runtime().block_on(log.store_settings(changes(pairs)));
+    assert!(log.settings().is_empty());
+    store(&[("a", Some("7d")), ("b", Some("größer, \"so\""))]).unwrap();
+    store(&[("a", None), ("c", Some(""))]).unwrap();
+    let wanted = log.settings();
+    assert_eq!(
+        wanted.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect::<Vec<_>>(),
+        [("b", "größer, \"so\""), ("c", "")]
+    );
+    let endless = "x".repeat(dbstreamd_log::SETTING_VALUE_BYTES_MAX + 1);
+    assert!(store(&[("d", Some("1")), ("e", Some(&endless))]).is_err());
+    drop(log);
+    assert_eq!(Log::open(small(dir.path())).unwrap().settings(), wanted, "all or none, also after a restart");
+}

@@ -119,3 +119,22 @@ fn a_reader_that_retention_overtakes_is_told_so() {
         assert!(matches!(within(reader.next()).await, Err(LogError::OffsetTrimmed { .. })));
     });
 }
+
+#[test]
+fn retention_that_is_tuned_holds_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, stream) = open(dir.path(), KEEP);
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        for n in 0..100 {
+            writer.unit(TIME + n, &bodies(3, 100));
+            writer.settle().await;
+        }
+        within(log.apply_retention()).await.unwrap();
+        assert_eq!(log.watermarks(stream).unwrap().trim_point, Offset::NONE);
+        log.tunables().set_retention_bytes(Some(6000));
+        within(log.apply_retention()).await.unwrap();
+        assert!(log.watermarks(stream).unwrap().trim_point > Offset::NONE);
+        assert!(log.metrics().partitions_dropped.get() > 0);
+    });
+}
