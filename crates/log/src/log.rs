@@ -143,6 +143,7 @@ impl Log {
             }
         }
         let store = Arc::new(store);
+        let space = Space::at_start(&options);
         let shared = Arc::new(Shared {
             tunables: Tunables::new(&options),
             settings: RwLock::new(std::mem::take(&mut loaded.settings)),
@@ -155,7 +156,7 @@ impl Log {
             store: RwLock::new(Some(Arc::clone(&store))),
             streams: RwLock::new(streams),
             failure: RwLock::new(None),
-            space: watch::Sender::default(),
+            space: watch::Sender::new(space),
         });
         let writer = Writer::new(Arc::clone(&shared), store, &loaded);
         let thread = std::thread::Builder::new()
@@ -322,7 +323,7 @@ impl Log {
             name: name.clone(),
             committed: known.committed.offset,
             committed_at: known.committed.at,
-            state: standing.state(&self.shared.options.holds),
+            state: standing.state(&self.shared.tunables.holds()),
             lag_bytes: standing.lag_bytes,
             away: known.away(),
         }
@@ -349,7 +350,7 @@ impl Log {
         for stream in self.shared.all_streams() {
             for (name, known) in stream.consumers.write().iter_mut() {
                 let standing = stream.standing(known, space_low);
-                let state = standing.state(&self.shared.options.holds);
+                let state = standing.state(&self.shared.tunables.holds());
                 let before = std::mem::replace(&mut known.reviewed, state);
                 if before != state {
                     changes.push(HoldChange {

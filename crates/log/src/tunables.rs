@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::options::{LogOptions, Retention};
+use crate::holds::HoldLimits;
+use crate::options::{FreeSpace, LogOptions, Retention};
 
 /// No limit, in a limit's place.
 const NONE: u64 = u64::MAX;
@@ -18,6 +19,10 @@ pub struct Tunables {
     group_commit_delay_max_us: AtomicU64,
     retention_age_us: AtomicU64,
     retention_bytes: AtomicU64,
+    max_lag_bytes: AtomicU64,
+    max_hold_bytes: AtomicU64,
+    disconnected_max_us: AtomicU64,
+    free_space_min: AtomicU64,
 }
 
 impl Tunables {
@@ -28,6 +33,14 @@ impl Tunables {
             group_commit_delay_max_us: AtomicU64::new(micros(options.group_commit_delay_max)),
             retention_age_us: AtomicU64::new(age.map_or(NONE, micros)),
             retention_bytes: AtomicU64::new(bytes.unwrap_or(NONE)),
+            max_lag_bytes: AtomicU64::new(options.holds.max_lag_bytes),
+            max_hold_bytes: AtomicU64::new(options.holds.max_hold_bytes),
+            disconnected_max_us: AtomicU64::new(micros(options.holds.disconnected_max)),
+            free_space_min: AtomicU64::new(match options.free_space_min {
+                FreeSpace::Share => NONE,
+                FreeSpace::Bytes(bytes) => bytes.min(NONE - 1),
+                FreeSpace::Off => 0,
+            }),
         }
     }
 
@@ -61,6 +74,44 @@ impl Tunables {
     /// look at once.
     pub fn set_retention_age(&self, age: Option<Duration>) {
         self.retention_age_us.store(age.map_or(NONE, micros), Relaxed);
+    }
+
+    /// How long, and how far behind, consumers may hold what retention would remove.
+    pub fn holds(&self) -> HoldLimits {
+        HoldLimits {
+            max_lag_bytes: self.max_lag_bytes.load(Relaxed),
+            max_hold_bytes: self.max_hold_bytes.load(Relaxed),
+            disconnected_max: Duration::from_micros(self.disconnected_max_us.load(Relaxed)),
+        }
+    }
+
+    /// Sets from how many bytes behind on a consumer is warned about.
+    pub fn set_max_lag_bytes(&self, bytes: u64) {
+        self.max_lag_bytes.store(bytes, Relaxed);
+    }
+
+    /// Sets how many bytes a consumer may make us keep.
+    pub fn set_max_hold_bytes(&self, bytes: u64) {
+        self.max_hold_bytes.store(bytes, Relaxed);
+    }
+
+    /// Sets how long a consumer that is away keeps its hold; kept in whole microseconds.
+    pub fn set_disconnected_max(&self, time: Duration) {
+        self.disconnected_max_us.store(micros(time), Relaxed);
+    }
+
+    /// What is kept free of the data volume.
+    pub fn free_space_min(&self) -> FreeSpace {
+        match self.free_space_min.load(Relaxed) {
+            NONE => FreeSpace::Share,
+            0 => FreeSpace::Off,
+            bytes => FreeSpace::Bytes(bytes),
+        }
+    }
+
+    /// Sets what is kept free of the data volume, in bytes; 0 for nothing.
+    pub fn set_free_space_min(&self, bytes: u64) {
+        self.free_space_min.store(bytes.min(NONE - 1), Relaxed);
     }
 
     /// Sets how many bytes of history are kept; none for all.

@@ -5,7 +5,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use dbstreamd_log::{CreditWindow, Log};
+use dbstreamd_log::{CreditWindow, FreeSpace, Log};
 
 use crate::config::units;
 use crate::telemetry;
@@ -106,6 +106,47 @@ pub(crate) const SETTINGS: &[Setting] = &[
         description: "the oldest history is dropped while the log is larger",
         get: |knobs| knobs.log.tunables().retention().bytes.map_or(Value::Off, Value::Number),
         set: |knobs, value| limit(value, |bytes| knobs.log.tunables().set_retention_bytes(bytes)),
+    },
+    Setting {
+        name: "max-lag-bytes",
+        path: "consumers.max_lag_bytes",
+        kind: Kind::Bytes(64 * KIB..=1024 * 1024 * GIB),
+        may_be_off: false,
+        description: "a consumer further behind is warned about",
+        get: |knobs| Value::Number(knobs.log.tunables().holds().max_lag_bytes),
+        set: |knobs, value| number(value, |bytes| knobs.log.tunables().set_max_lag_bytes(bytes)),
+    },
+    Setting {
+        name: "max-hold-bytes",
+        path: "consumers.max_hold_bytes",
+        kind: Kind::Bytes(64 * KIB..=1024 * 1024 * GIB),
+        may_be_off: false,
+        description: "a consumer further behind loses its hold of the log",
+        get: |knobs| Value::Number(knobs.log.tunables().holds().max_hold_bytes),
+        set: |knobs, value| number(value, |bytes| knobs.log.tunables().set_max_hold_bytes(bytes)),
+    },
+    Setting {
+        name: "disconnected-hold",
+        path: "consumers.disconnected_hold",
+        kind: Kind::Time(0..=3650 * DAY),
+        may_be_off: false,
+        description: "a consumer away for longer loses its hold of the log",
+        get: |knobs| time(Some(knobs.log.tunables().holds().disconnected_max)),
+        set: |knobs, value| number(value, |us| knobs.log.tunables().set_disconnected_max(Duration::from_micros(us))),
+    },
+    Setting {
+        name: "free-space-min",
+        path: "log.free_space_min",
+        kind: Kind::Bytes(MIB..=1024 * 1024 * GIB),
+        may_be_off: true,
+        description: "with less left on the data volume sources are held",
+        get: |knobs| match knobs.log.tunables().free_space_min() {
+            FreeSpace::Bytes(bytes) => Value::Number(bytes),
+            FreeSpace::Off => Value::Off,
+            // The share that it comes to on this volume.
+            FreeSpace::Share => Value::Number(knobs.log.space().borrow().floor),
+        },
+        set: |knobs, value| limit(value, |bytes| knobs.log.tunables().set_free_space_min(bytes.unwrap_or(0))),
     },
     Setting {
         name: "log-filter",

@@ -7,7 +7,7 @@ use dbstreamd_model::{Notice, Severity};
 
 use super::Writer;
 use crate::error::LogError;
-use crate::options::FreeSpace;
+use crate::options::{FreeSpace, LogOptions};
 
 /// How often the volume is looked at.
 pub(super) const SPACE_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,6 +44,11 @@ impl Space {
         Self::judge(available, floor, before.low)
     }
 
+    /// What the volume has when the log is opened.
+    pub(crate) fn at_start(options: &LogOptions) -> Self {
+        Self::look(&options.dir, options.free_space_min, Self::default())
+    }
+
     fn judge(available: u64, floor: u64, was_low: bool) -> Self {
         let needed = if was_low { floor.saturating_add((floor / 10).min(REGAINED_MAX)) } else { floor };
         Self { available, floor, low: available < needed }
@@ -56,7 +61,7 @@ impl Writer {
         self.space_seen = Instant::now();
         let options = &self.shared.options;
         let before = *self.shared.space.borrow();
-        let now = Space::look(&options.dir, options.free_space_min, before);
+        let now = Space::look(&options.dir, self.shared.tunables.free_space_min(), before);
         if now == before {
             return Ok(());
         }
