@@ -322,7 +322,7 @@ impl Log {
             name: name.clone(),
             committed: known.committed.offset,
             committed_at: known.committed.at,
-            state: standing.state(&self.shared.options.holds),
+            state: standing.state(&self.shared.tunables.holds()),
             lag_bytes: standing.lag_bytes,
             away: known.away(),
         }
@@ -349,7 +349,7 @@ impl Log {
         for stream in self.shared.all_streams() {
             for (name, known) in stream.consumers.write().iter_mut() {
                 let standing = stream.standing(known, space_low);
-                let state = standing.state(&self.shared.options.holds);
+                let state = standing.state(&self.shared.tunables.holds());
                 let before = std::mem::replace(&mut known.reviewed, state);
                 if before != state {
                     changes.push(HoldChange {

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use crate::holds::HoldLimits;
 use crate::options::{LogOptions, Retention};
 
 /// No limit, in a limit's place.
@@ -18,16 +19,23 @@ pub struct Tunables {
     group_commit_delay_max_us: AtomicU64,
     retention_age_us: AtomicU64,
     retention_bytes: AtomicU64,
+    max_lag_bytes: AtomicU64,
+    max_hold_bytes: AtomicU64,
+    disconnected_max_us: AtomicU64,
 }
 
 impl Tunables {
     pub(crate) fn new(options: &LogOptions) -> Self {
         let Retention { age, bytes } = options.retention;
+        let HoldLimits { max_lag_bytes, max_hold_bytes, disconnected_max } = options.holds;
         Self {
             group_commit_bytes_max: AtomicU64::new(options.group_commit_bytes_max as u64),
             group_commit_delay_max_us: AtomicU64::new(micros(options.group_commit_delay_max)),
             retention_age_us: AtomicU64::new(age.map_or(NONE, micros)),
             retention_bytes: AtomicU64::new(bytes.unwrap_or(NONE)),
+            max_lag_bytes: AtomicU64::new(max_lag_bytes),
+            max_hold_bytes: AtomicU64::new(max_hold_bytes),
+            disconnected_max_us: AtomicU64::new(micros(disconnected_max)),
         }
     }
 
@@ -61,6 +69,30 @@ impl Tunables {
     /// look at once.
     pub fn set_retention_age(&self, age: Option<Duration>) {
         self.retention_age_us.store(age.map_or(NONE, micros), Relaxed);
+    }
+
+    /// How long, and how far behind, a consumer may hold the log.
+    pub fn holds(&self) -> HoldLimits {
+        HoldLimits {
+            max_lag_bytes: self.max_lag_bytes.load(Relaxed),
+            max_hold_bytes: self.max_hold_bytes.load(Relaxed),
+            disconnected_max: Duration::from_micros(self.disconnected_max_us.load(Relaxed)),
+        }
+    }
+
+    /// Sets how many bytes a consumer may lag behind before it is worth a warning.
+    pub fn set_max_lag_bytes(&self, bytes: u64) {
+        self.max_lag_bytes.store(bytes, Relaxed);
+    }
+
+    /// Sets how many bytes of the log a consumer may make us keep.
+    pub fn set_max_hold_bytes(&self, bytes: u64) {
+        self.max_hold_bytes.store(bytes, Relaxed);
+    }
+
+    /// Sets how long a consumer may be away before it loses its hold, in whole microseconds.
+    pub fn set_disconnected_max(&self, away: Duration) {
+        self.disconnected_max_us.store(micros(away), Relaxed);
     }
 
     /// Sets how many bytes of history are kept; none for all.

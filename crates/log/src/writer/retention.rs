@@ -73,7 +73,7 @@ impl Writer {
 
     /// Whether a consumer that still holds the log has not read all that lies in a partition.
     fn is_held(&self, seq: PartitionSeq) -> bool {
-        let (limits, space_low) = (&self.shared.options.holds, self.shared.space_low());
+        let (limits, space_low) = (self.shared.tunables.holds(), self.shared.space_low());
         self.streams.values().filter(|slot| slot.lies_in(seq)).any(|slot| {
             let stream = &slot.stream;
             let next =
@@ -83,7 +83,7 @@ impl Writer {
                 .consumers
                 .read()
                 .values()
-                .any(|known| known.committed.offset < last && stream.standing(known, space_low).state(limits).holds())
+                .any(|known| known.committed.offset < last && stream.standing(known, space_low).state(&limits).holds())
         })
     }
 
