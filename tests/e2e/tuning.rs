@@ -131,7 +131,8 @@ fn durable_tuning_lasts_over_a_restart_over_the_configuration_and_the_rest_does_
     assert_eq!(value_and_origin(&daemon, "group-commit-bytes"), pair("2MiB", "config"));
     assert_eq!(value_and_origin(&daemon, "retention-age"), pair("7d", "default"));
     daemon.ask_json(&["tune", "--durable", "group-commit-bytes=8MB", "retention-age=off", "credit-window=8MiB"]);
-    daemon.ask_json(&["tune", "group-commit-delay=2ms"]);
+    daemon.ask_json(&["tune", "group-commit-delay=2ms", "max-hold-bytes=0", "disconnected-hold=90m"]);
+    assert_eq!(value_and_origin(&daemon, "disconnected-hold"), pair("90m", "run-time"));
     assert_eq!(value_and_origin(&daemon, "group-commit-delay"), pair("2ms", "run-time"));
     daemon.kill();
 
