@@ -55,6 +55,8 @@ pub(crate) async fn run(arguments: &Arguments, cluster: &Arc<Cluster>, seed: u64
         violations.push(Violation { rule: "cycle-completes", detail: error.to_string() });
     }
     if !violations.is_empty() {
+        let log = folder.path().join("server.log");
+        std::fs::write(&log, server.log_text()).map_err(io("keep the server's log"))?;
         kept = Some(folder.keep());
     }
     if let Err(error) = server.remove().await {

@@ -49,12 +49,12 @@ impl Daemon {
     pub(crate) fn prepare(binary: &Path, folder: &Path, source_url: &str, shim: &Shim) -> Result<Self, TortureError> {
         let (grpc, http) = (free_address()?, free_address()?);
         let mut config = String::new();
-        // Small budgets, so that limits are met; short timeouts, so that a dead connection is noticed in a cycle.
+        // Small budgets, so that limits are met and files change all the time; short timeouts, so that a dead connection is noticed in a cycle.
         // Writing to a String cannot fail.
         let _ = write!(
             config,
             "data_dir = \"{}\"\n[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n\
-             [memory]\ncredit_window = \"64MiB\"\nmemtables = \"32MiB\"\nblock_cache = \"16MiB\"\ntail = \"16MiB\"\n\
+             [memory]\ncredit_window = \"64MiB\"\nmemtables = \"8MiB\"\nblock_cache = \"16MiB\"\ntail = \"16MiB\"\n\
              [log]\npartition_bytes = \"2MiB\"\nretention_age = \"none\"\nretention_bytes = \"none\"\n\
              [logging]\nfilter = \"info\"\n\
              [[source]]\nname = \"{STREAM}\"\nurl = \"{source_url}\"\nstatus_interval = \"1s\"\nreceive_timeout = \"4s\"\n",

@@ -70,7 +70,12 @@ const HABITS: [Habit; 17] = [
     habit(Fault::Stall, 3, (500, 3_000), "the network stands still"),
     habit(Fault::Chop, 4, (300, 1_500), "the network delivers 1 to some bytes at a time"),
     habit(Fault::BlackHole, 1, (300, 1_000), "half-open connections: nothing arrives, nobody says so"),
-    habit(Fault::DiskFull, 3, (500, 2_000), "no space for the log (a full file system as root, else ENOSPC)"),
+    habit(
+        Fault::DiskFull,
+        3,
+        (500, 3_000),
+        "no space for the log (a file system filled up, as root; or ENOSPC at every write)",
+    ),
     habit(Fault::SlowDisk, 3, (1_000, 3_000), "every fsync takes 20 ms to 1.5 s"),
     habit(Fault::FailingFsync, 2, (200, 1_000), "fsync fails with EIO"),
     habit(Fault::PowerCut, 6, (0, 300), "power cut: what was not fsynced is gone"),
@@ -88,6 +93,11 @@ impl Fault {
     /// Its name, as `--only` takes it.
     pub(crate) fn name(self) -> String {
         clap::ValueEnum::to_possible_value(&self).map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether the daemon may get through an episode without meeting the fault.
+    pub(crate) fn may_pass_unfelt(self) -> bool {
+        matches!(self, Fault::DiskFull | Fault::FailingFsync)
     }
 
     /// What it is, in a line.

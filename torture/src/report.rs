@@ -21,6 +21,8 @@ pub(crate) enum Recovery {
 #[derive(Clone, Copy, Default)]
 struct Tally {
     episodes: u64,
+    /// Only of faults of the disk, which may pass unnoticed: the stream did not stream at their end.
+    felt: u64,
     by_itself: u64,
     restarted: u64,
     slowest: Duration,
@@ -43,6 +45,8 @@ pub(crate) struct Account {
     pub(crate) refused: u64,
     /// Losses behind a lying fsync that the daemon noticed.
     pub(crate) noticed: u64,
+    /// The longest stop of the server.
+    pub(crate) slowest_stop: Duration,
     pub(crate) committed: u64,
     pub(crate) interrupted: u64,
     pub(crate) transactions: u64,
@@ -58,6 +62,10 @@ impl Account {
         self.faults.entry(fault).or_default().episodes += 1;
     }
 
+    pub(crate) fn felt(&mut self, fault: Fault) {
+        self.faults.entry(fault).or_default().felt += 1;
+    }
+
     pub(crate) fn recovered(&mut self, fault: Fault, recovery: Recovery, after: Duration) {
         let tally = self.faults.entry(fault).or_default();
         match recovery {
@@ -71,6 +79,7 @@ impl Account {
         for (fault, tally) in &other.faults {
             let sum = self.faults.entry(*fault).or_default();
             sum.episodes += tally.episodes;
+            sum.felt += tally.felt;
             sum.by_itself += tally.by_itself;
             sum.restarted += tally.restarted;
             sum.slowest = sum.slowest.max(tally.slowest);
@@ -83,6 +92,7 @@ impl Account {
         self.failed += other.failed;
         self.refused += other.refused;
         self.noticed += other.noticed;
+        self.slowest_stop = self.slowest_stop.max(other.slowest_stop);
         self.committed += other.committed;
         self.interrupted += other.interrupted;
         self.transactions += other.transactions;
@@ -160,15 +170,18 @@ fn replay(seed: u64, arguments: &str) -> String {
 /// The table at the end.
 pub(crate) fn table(run: &Account, cycles: usize, violations: usize) -> String {
     const MIB: u64 = 1024 * 1024;
-    let mut out =
-        format!("\n{:<15} {:>8} {:>9} {:>9} {:>9}\n", "fault", "episodes", "by itself", "restarted", "slowest s");
+    let mut out = format!(
+        "\n{:<15} {:>8} {:>6} {:>9} {:>9} {:>9}\n",
+        "fault", "episodes", "felt", "by itself", "restarted", "slowest s"
+    );
     for (fault, tally) in &run.faults {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "{:<15} {:>8} {:>9} {:>9} {:>9.1}",
+            "{:<15} {:>8} {:>6} {:>9} {:>9} {:>9.1}",
             fault.name(),
             tally.episodes,
+            if fault.may_pass_unfelt() { tally.felt.to_string() } else { String::new() },
             tally.by_itself,
             tally.restarted,
             tally.slowest.as_secs_f64()
@@ -180,7 +193,7 @@ pub(crate) fn table(run: &Account, cycles: usize, violations: usize) -> String {
          {} transactions ({}/s median over the cycles, faults included), {} events compared\n\
          {} syncs slowed, {} failed, {} writes refused\n\
          power cuts took {} unsynced bytes and {} names; {} losses behind a lying fsync were noticed\n\
-         peak memory {} MiB, peak pg_wal {} MiB\n{violations} violations\n",
+         peak memory {} MiB, peak pg_wal {} MiB, longest stop of the server {:.1} s\n{violations} violations\n",
         run.kills,
         run.comparisons,
         run.transactions,
@@ -193,7 +206,8 @@ pub(crate) fn table(run: &Account, cycles: usize, violations: usize) -> String {
         run.lost_names,
         run.noticed,
         run.peak_rss / MIB,
-        run.peak_wal / MIB
+        run.peak_wal / MIB,
+        run.slowest_stop.as_secs_f64()
     );
     out
 }
@@ -206,6 +220,7 @@ pub(crate) fn json(run: &Account, outcomes: &[Outcome], run_seed: u64, replay_ar
         .map(|(fault, tally)| {
             let figures = json!({
                 "episodes": tally.episodes,
+                "felt": fault.may_pass_unfelt().then_some(tally.felt),
                 "recovered_by_itself": tally.by_itself,
                 "needed_a_restart": tally.restarted,
                 "slowest_recovery_seconds": tally.slowest.as_secs_f64(),
@@ -243,6 +258,7 @@ pub(crate) fn json(run: &Account, outcomes: &[Outcome], run_seed: u64, replay_ar
         "lies_noticed": run.noticed,
         "peak_memory_bytes": run.peak_rss,
         "peak_wal_bytes": run.peak_wal,
+        "slowest_server_stop_seconds": run.slowest_stop.as_secs_f64(),
         "violations": violations,
     })
 }

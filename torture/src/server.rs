@@ -73,6 +73,11 @@ impl Server {
         self.cluster.port()
     }
 
+    /// Everything the server logged in this run.
+    pub(crate) fn log_text(&self) -> String {
+        self.cluster.log_text()
+    }
+
     /// A URL past the proxy.
     pub(crate) fn url(&self) -> String {
         self.cluster.url(&self.database)
