@@ -71,7 +71,8 @@ impl Daemon {
         &self.grpc
     }
 
-    /// Starts the process, and does not wait for it.
+    /// Starts the process, and does not wait for it. To be called on the main thread: the preloaded library asks the
+    /// kernel to end the daemon with the thread that started it.
     pub(crate) fn spawn(&mut self) -> Result<(), TortureError> {
         let log = std::fs::File::options().create(true).append(true).open(&self.log);
         let log = log.map_err(io("open the daemon's log"))?;

@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
     /// Transactions per second that all writers together aim at.
     #[arg(long, default_value_t = 2_000)]
     tps: u32,
-    /// Seconds the daemon gets to recover by itself before it is restarted.
+    /// Seconds the daemon gets to recover by itself from a full disk or failing fsync before it is restarted.
     #[arg(long, default_value_t = 60)]
     recover_within: u64,
     /// The daemon's resident memory must stay below this (its budgets are 128 MiB, and subscribers have output).

@@ -26,6 +26,8 @@ use crate::shim::{Shim, Word};
 const FAST_STOP_MAX: Duration = Duration::from_secs(WAL_SENDER_TIMEOUT.as_secs() + 6);
 /// One stop of the server in so many is seen through something that accepts connections and then resets them.
 const BALANCER_ONE_IN: u32 = 8;
+/// A stream comes back within this; its own longest pause between attempts is 15 s.
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
 /// After a lie the daemon connects, sees the slot, and says what it lost.
 const NOTICE_MAX: Duration = Duration::from_secs(45);
 const POLL: Duration = Duration::from_millis(25);
@@ -43,6 +45,7 @@ pub(crate) struct Stage {
     pub(crate) account: Account,
     /// Faults whose recovery nobody has seen yet.
     pub(crate) pending: Vec<Fault>,
+    /// After a disk that refused: then the daemon is restarted.
     pub(crate) recover_within: Duration,
     /// Set when a lying fsync cost confirmed changes: the daemon noticed, and the stream cannot go on.
     pub(crate) severed: bool,
@@ -125,9 +128,11 @@ impl Stage {
 
     /// Waits until the stream streams; restarts the daemon when it does not by itself.
     async fn await_recovery(&mut self) -> Result<(), TortureError> {
+        let disk = self.pending.iter().any(|fault| fault.may_pass_unfelt());
+        let patience = if disk { self.recover_within } else { RECOVERY_MAX };
         let started = Instant::now();
         let mut last = None;
-        while started.elapsed() < self.recover_within {
+        while started.elapsed() < patience {
             last = self.daemon.stream().await;
             if last.as_ref().is_some_and(streams) {
                 self.settle(Recovery::ByItself, started.elapsed());
@@ -140,16 +145,15 @@ impl Stage {
             tokio::time::sleep(POLL).await;
         }
         let error = last.take().map_or_else(|| self.daemon.quote(), |stream| stream.error);
-        let disk = self.pending.iter().any(|fault| matches!(fault, Fault::DiskFull | Fault::FailingFsync));
         if !disk {
-            let seconds = self.recover_within.as_secs();
+            let seconds = patience.as_secs();
             self.violations.add("recovers", format!("not streaming {seconds} s after {:?}: {error}", self.pending));
         }
         self.settle(Recovery::Restarted, started.elapsed());
         self.daemon.kill().await?;
         self.restart(None).await?;
         let restarted = Instant::now();
-        while restarted.elapsed() < self.recover_within {
+        while restarted.elapsed() < RECOVERY_MAX {
             last = self.daemon.stream().await;
             if last.as_ref().is_some_and(streams) {
                 return Ok(());

@@ -31,6 +31,19 @@ use journal::journal;
 use kernel::{fail, length, result};
 use paths::{Path, WATCHED};
 
+/// Runs when the library is loaded: a daemon under torture does not outlive the harness, however that ends.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOADED: extern "C" fn() = {
+    extern "C" fn loaded() {
+        if paths::variable("TORTURE_SHIM_DIR").is_some() {
+            // SAFETY: numbers only.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        }
+    }
+    loaded
+};
+
 /// How an fsync call reaches the kernel.
 #[derive(Clone, Copy)]
 enum Sync {
