@@ -59,6 +59,7 @@ impl Stage {
         let mut random = seed::generator(episode.dice, "episode");
         self.look_alive().await?;
         self.account.episode(episode.fault);
+        let mut restarted = false;
         match episode.fault {
             Fault::Kill => self.kill(episode.hold).await?,
             Fault::KillBurst => self.kill_burst(episode.hold, &mut random).await?,
@@ -76,7 +77,7 @@ impl Stage {
                 self.network(|proxy| proxy.chop(piece_max), episode.hold).await;
             }
             Fault::BlackHole => self.network(Proxy::swallow, episode.hold).await,
-            Fault::DiskFull => self.fill_disk(episode.hold, &mut random).await?,
+            Fault::DiskFull => restarted = self.fill_disk(episode.hold, &mut random).await?,
             Fault::SlowDisk => {
                 let delay_ms = if random.random_bool(0.5) {
                     random.random_range(20..100)
@@ -96,7 +97,9 @@ impl Stage {
             Fault::DyingConsumer => self.consumer(1, Conduct::Dead, episode.hold).await,
             Fault::SlowConsumer => self.consumer(2, Conduct::Still, episode.hold).await,
         }
-        self.pending.push(episode.fault);
+        if !restarted {
+            self.pending.push(episode.fault);
+        }
         let disk = matches!(episode.fault, Fault::DiskFull | Fault::FailingFsync | Fault::SlowDisk);
         // What stops the log for good must not be hidden by the next restart.
         if (disk || episode.wait) && !self.severed {
@@ -167,7 +170,10 @@ impl Stage {
 
     fn settle(&mut self, recovery: Recovery, after: Duration) {
         for fault in std::mem::take(&mut self.pending) {
-            self.account.recovered(fault, recovery, after);
+            // Another fault that was not waited for is no reason for the restart.
+            if recovery == Recovery::ByItself || fault.may_pass_unfelt() {
+                self.account.recovered(fault, recovery, after);
+            }
         }
     }
 
@@ -178,6 +184,8 @@ impl Stage {
 
     /// Starts the daemon and compares what it holds with what the server was told to forget.
     async fn restart(&mut self, slot: Option<Slot>) -> Result<Option<Stream>, TortureError> {
+        // Whether it would have come back without this, nobody knows.
+        self.pending.clear();
         let slot = match slot {
             None => self.slot().await,
             known => known,
@@ -275,7 +283,8 @@ impl Stage {
         consumer.tell(Conduct::Read);
     }
 
-    async fn fill_disk(&mut self, hold: Duration, random: &mut SmallRng) -> Result<(), TortureError> {
+    /// Whether the daemon was restarted in it.
+    async fn fill_disk(&mut self, hold: Duration, random: &mut SmallRng) -> Result<bool, TortureError> {
         // A real file system lets the log go on as long as it has room reserved; the library refuses at once.
         let simulated = random.random_bool(0.5) || !self.disk.can_be_filled();
         if simulated {
@@ -296,9 +305,10 @@ impl Stage {
             if self.daemon.ended()?.is_some() || matches!(self.daemon.wait_up().await?, Started::Ended(_)) {
                 self.restart(slot).await?;
             }
-            return Ok(());
+            return Ok(true);
         }
-        self.drain_disk()
+        self.drain_disk()?;
+        Ok(false)
     }
 
     /// Takes note of whether the daemon has met the fault: recovering from what was not felt proves nothing.
