@@ -46,18 +46,28 @@ pub(crate) enum Started {
 
 impl Daemon {
     /// Writes the configuration; does not start.
-    pub(crate) fn prepare(binary: &Path, folder: &Path, source_url: &str, shim: &Shim) -> Result<Self, TortureError> {
+    ///
+    /// With `floor` the daemon keeps its default bound of free space, at which it stops reading; without, it goes on until
+    /// the disk refuses.
+    pub(crate) fn prepare(
+        binary: &Path,
+        folder: &Path,
+        source_url: &str,
+        shim: &Shim,
+        floor: bool,
+    ) -> Result<Self, TortureError> {
         let (grpc, http) = (free_address()?, free_address()?);
         let mut config = String::new();
         // Small budgets, so that limits are met and files change all the time; short timeouts, so that a dead connection is noticed in a cycle.
+        let floor = if floor { "" } else { "free_space_min = \"none\"\n" };
         // Writing to a String cannot fail.
         let _ = write!(
             config,
             "data_dir = \"{}\"\n[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n\
              [memory]\ncredit_window = \"64MiB\"\nmemtables = \"8MiB\"\nblock_cache = \"16MiB\"\ntail = \"16MiB\"\n\
-             [log]\npartition_bytes = \"2MiB\"\nretention_age = \"none\"\nretention_bytes = \"none\"\n\
+             [log]\npartition_bytes = \"2MiB\"\nretention_age = \"none\"\nretention_bytes = \"none\"\n{floor}\
              [logging]\nfilter = \"info\"\n\
-             [[source]]\nname = \"{STREAM}\"\nurl = \"{source_url}\"\nstatus_interval = \"1s\"\nreceive_timeout = \"4s\"\n",
+             [[source]]\nname = \"{STREAM}\"\nurl = \"{source_url}\"\nstatus_interval = \"1s\"\nreceive_timeout = \"3s\"\n",
             shim.watched.display()
         );
         let path = folder.join("dbstreamd.toml");

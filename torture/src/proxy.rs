@@ -203,3 +203,81 @@ async fn pump(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An echo server behind a proxy, and a connection through it.
+    async fn connected() -> (Proxy, TcpStream) {
+        let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = echo.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = echo.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        let proxy = Proxy::start(address, 1).await.unwrap();
+        let client = connect(&proxy).await.unwrap();
+        (proxy, client)
+    }
+
+    async fn connect(proxy: &Proxy) -> std::io::Result<TcpStream> {
+        TcpStream::connect(("127.0.0.1", proxy.port)).await
+    }
+
+    async fn echoes(client: &mut TcpStream, text: &[u8]) -> bool {
+        let mut answer = vec![0; text.len()];
+        client.write_all(text).await.is_ok() && client.read_exact(&mut answer).await.is_ok() && answer == text
+    }
+
+    /// Whether nothing at all comes back, also not an end.
+    async fn is_silent(client: &mut TcpStream, text: &[u8]) -> bool {
+        client.write_all(text).await.unwrap();
+        let mut answer = [0; 1];
+        tokio::time::timeout(Duration::from_millis(200), client.read(&mut answer)).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn a_chopped_stream_arrives_whole_and_a_stalled_one_later() {
+        let (proxy, mut client) = connected().await;
+        assert!(echoes(&mut client, b"fine").await);
+        proxy.chop(3);
+        assert!(echoes(&mut client, b"in many small pieces").await);
+        proxy.stall();
+        assert!(is_silent(&mut client, b"stalled").await);
+        proxy.clear();
+        let mut answer = [0; 7];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"stalled");
+    }
+
+    #[tokio::test]
+    async fn a_cut_ends_connections_and_a_swallowed_one_stays_open_for_ever_silent() {
+        let (proxy, mut client) = connected().await;
+        assert!(echoes(&mut client, b"fine").await);
+        proxy.swallow();
+        assert!(is_silent(&mut client, b"lost").await);
+        proxy.clear();
+        assert!(is_silent(&mut client, b"lost as well").await);
+        assert!(echoes(&mut connect(&proxy).await.unwrap(), b"a new one is fine").await);
+        proxy.cut();
+        assert_eq!(client.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn a_closed_proxy_refuses_until_it_is_cleared() {
+        let (proxy, _client) = connected().await;
+        proxy.close();
+        while connect(&proxy).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        proxy.clear();
+        while connect(&proxy).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

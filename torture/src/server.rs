@@ -9,8 +9,8 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::error::{TortureError, sql};
 
-/// How long the server keeps a silent walsender, and its slot taken; longer than any stall we make.
-pub(crate) const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long the server keeps a silent walsender, and its slot taken; longer than most stalls we make.
+pub(crate) const WAL_SENDER_TIMEOUT: Duration = Duration::from_secs(4);
 /// A server that is asked something while it goes down may never answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
