@@ -107,7 +107,8 @@ async fn set(arguments: &Arguments, server: &Server, folder: &Path, seed: u64) -
     std::fs::create_dir(&data).map_err(io("create the data directory"))?;
     let shim = Shim::prepare(&arguments.shim, folder, &data)?;
     let proxy = Proxy::start(([127, 0, 0, 1], server.port()).into(), seed).await?;
-    let mut daemon = Daemon::prepare(&arguments.binary, folder, &server.url_through(proxy.port), &shim, seed % 2 == 0)?;
+    let floor = seed.is_multiple_of(2);
+    let mut daemon = Daemon::prepare(&arguments.binary, folder, &server.url_through(proxy.port), &shim, floor)?;
     if let Started::Ended(how) = daemon.start().await? {
         return Err(TortureError::Failed(format!("the daemon does not start: {how}")));
     }
