@@ -10,7 +10,7 @@ BENCH_RESULTS ?= lab/results
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench
+.PHONY: help setup build demo test lint bench torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,3 +40,13 @@ bench: ## Drain the same WAL with pg_recvlogical and with dbstreamd, and write t
 	@scripts/setup.sh
 	cargo build --release -p dbstreamd -p dbstreamd-lab
 	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" drain --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results "$(BENCH_RESULTS)" $(ARGS)
+
+# Cycles of `make torture`, and its seed: from the clock unless given, and printed.
+CYCLES ?= 20
+SEED ?= $(shell date +%s)
+torture: ## Break daemon, server, network and disk under traffic, and compare (CYCLES=20 SEED=.. ARGS="--only kill")
+	@scripts/setup.sh
+	cargo build --release -p dbstreamd
+	cargo build --release -p dbstreamd-torture -p dbstreamd-torture-shim
+	@"$(CARGO_TARGET_DIR)/release/dbstreamd-torture" --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" \
+		--shim "$(CARGO_TARGET_DIR)/release/libdbstreamd_torture_shim.so" --cycles $(CYCLES) --seed $(SEED) $(ARGS)
