@@ -254,7 +254,7 @@ impl Reader {
                         requests.send(send(Request::Credit(Credit { events }))).await.map_err(gone)?;
                     }
                 }
-                Some(Response::Started(_) | Response::Progress(_)) | None => {}
+                Some(Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_)) | None => {}
             }
         }
     }

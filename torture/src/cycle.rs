@@ -278,7 +278,8 @@ async fn replay(grpc: &str, end: End, auditor: &mut Auditor, digests: &mut Vec<u
                     digests.push(digest(event));
                 }
             }
-            Some(Response::Started(_) | Response::Progress(_)) | None => {}
+            // Every event says its epoch too.
+            Some(Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_)) | None => {}
         }
     }
     Ok(())

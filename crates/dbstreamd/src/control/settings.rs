@@ -119,7 +119,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     Setting {
         name: "max-hold-bytes",
         path: "consumers.max_hold_bytes",
-        kind: Kind::Bytes(64 * KIB..=1024 * 1024 * GIB),
+        kind: Kind::Bytes(0..=1024 * 1024 * GIB),
         may_be_off: false,
         description: "a consumer further behind loses its hold of the log",
         get: |knobs| Value::Number(knobs.log.tunables().holds().max_hold_bytes),
