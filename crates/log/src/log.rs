@@ -192,6 +192,16 @@ impl Log {
         }
     }
 
+    /// Keeps a stream for this long (none: for ever) instead of what the options say for all. Not durable: to be said at
+    /// each start.
+    ///
+    /// # Errors
+    /// When there is no such stream.
+    pub fn keep_for(&self, stream: StreamId, age: Option<Duration>) -> Result<(), LogError> {
+        *self.shared.stream(stream)?.retention_age.write() = Some(age);
+        Ok(())
+    }
+
     /// All streams.
     pub fn streams(&self) -> Vec<(StreamId, StreamName)> {
         self.shared.all_streams().iter().map(|stream| (stream.id, stream.name.clone())).collect()

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::time::Duration;
 
 use dbstreamd_model::{
     ConsumerName, Epoch, Lsn, Notice, NoticeSink, Offset, Severity, StreamId, StreamName, Timestamp,
@@ -39,6 +40,8 @@ pub(crate) struct Stream {
     pub(crate) source: Mutex<Option<SourceIdentity>>,
     /// Consumers with a durable commit; who of them is there is nobody's but memory's.
     pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Known>>,
+    /// How long it is kept (none: for ever), when that is not what all streams are kept for.
+    pub(crate) retention_age: RwLock<Option<Option<Duration>>>,
     /// The newest visible chunks.
     pub(crate) ring: Ring,
     /// Damage that was met, at the start or by readers.
@@ -71,6 +74,7 @@ impl Stream {
             layout: RwLock::new(Layout::new(loaded)),
             source: Mutex::new(loaded.source),
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
+            retention_age: RwLock::new(None),
             ring: Ring::default(),
             damage: Damage { stream: loaded.name.clone(), kept: Mutex::default(), notices },
             flow: Flow::default(),

@@ -96,18 +96,23 @@ pub(crate) struct Partition {
     pub(crate) created_at: Timestamp,
     /// Retention has trimmed past it; what is left of it is to be removed.
     pub(crate) dropping: bool,
+    /// Streams that are kept about as long as each other share partitions (`writer/partitions.rs`); 0 in logs that were
+    /// written before there were classes. At most 127.
+    pub(crate) class: u8,
 }
 
 impl Partition {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = encode_numbers(&[self.created_at.0.cast_unsigned()]);
-        out.push(u8::from(self.dropping));
+        out.push(u8::from(self.dropping) | self.class << 1);
         out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
         read("a partition", bytes, |input| {
-            Some(Self { created_at: Timestamp(input.u64()?.cast_signed()), dropping: input.u8()? == 1 })
+            let created_at = Timestamp(input.u64()?.cast_signed());
+            let flags = input.u8()?;
+            Some(Self { created_at, dropping: flags & 1 == 1, class: flags >> 1 })
         })
     }
 }
@@ -328,7 +333,7 @@ mod tests {
         assert!(StreamState::decode(&impossible.encode()).is_err(), "visible is never above durable");
         let committed = Committed { offset: Offset(4), at: time };
         check(&committed, &committed.encode(), Committed::decode);
-        let partition = Partition { created_at: time, dropping: true };
+        let partition = Partition { created_at: time, dropping: true, class: 127 };
         check(&partition, &partition.encode(), Partition::decode);
         let entry = Entry { first_offset: Offset(1), lsn_before: Lsn(2), commit_time_before: time, bytes_before: 3 };
         check(&entry, &entry.encode(), Entry::decode);

@@ -8,6 +8,7 @@ use std::time::Instant;
 use dbstreamd_model::{ConsumerName, Offset, StreamId, Timestamp};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::partitions::Class;
 use super::queue::Reply;
 use super::{ChunkCommand, CommitCommand, Durable, Slot, Writer};
 use crate::chunk::{Chunk, encode};
@@ -72,7 +73,8 @@ impl Writer {
     /// Puts a chunk, with the schemas it brings, into the group.
     pub(super) fn gather_chunk(&mut self, group: &mut Group, command: ChunkCommand) -> Result<(), LogError> {
         let ChunkCommand { stream, chunk, schemas, confirm, credit, in_flight, life: _ } = command;
-        let (partition, closed) = self.active_partition(&mut group.batch)?;
+        let (class, last) = self.class_of(stream.id)?;
+        let (partition, closed) = self.active_partition(&mut group.batch, class, last)?;
         group.closed.extend(closed);
         let slot = self.streams.get_mut(&stream.id).ok_or(LogError::UnknownStream(stream.id.0))?;
         // Asserted before writing what the reader asserts after reading: offsets are dense.
@@ -101,7 +103,7 @@ impl Writer {
         let bytes = ChunkKey::BYTES + value.len();
         slot.advance(&chunk, bytes);
         slot.state.confirmed_through = slot.state.confirmed_through.max(confirm);
-        self.partitions.grow_active(bytes);
+        self.partitions.grow(partition, bytes);
         group.stored_bytes += bytes;
         group.raw_bytes += chunk.bodies().len();
         group.touched.insert(stream.id);
@@ -218,6 +220,14 @@ impl Writer {
         }
         // A closed partition's memory goes to its last table file, so that the write-ahead log can be let go.
         group.closed.into_iter().try_for_each(|partition| self.store.flush_partition(partition, false))
+    }
+}
+
+impl Writer {
+    /// The class of a stream, and the partition it wrote to last.
+    fn class_of(&self, stream: StreamId) -> Result<(Class, Option<PartitionSeq>), LogError> {
+        let slot = self.streams.get(&stream).ok_or(LogError::UnknownStream(stream.0))?;
+        Ok((Class::of(self.kept_for(&slot.stream)), slot.partition))
     }
 }
 

@@ -1,38 +1,49 @@
-//! Retention: the oldest partition goes, whole, once it is too old or all of them are too large.
+//! Retention: the oldest partition of a class goes, whole, once it is too old, and the oldest of all while they are too
+//! large together.
 //!
 //! First the trim points are made durable, together with a mark that the partition is being dropped; then its files
 //! go. A crash between the two is finished at the next start. Nothing is rewritten and nothing stalls.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dbstreamd_model::{Notice, Offset, Severity};
 
-use super::partitions::age;
+use super::partitions::{Class, age};
 use super::{Slot, Writer};
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
 use crate::read;
-use crate::store::{Batch, MetaKey, Partition, PartitionSeq, Trim};
+use crate::store::{Batch, MetaKey, PartitionSeq, Trim};
+use crate::stream::Stream;
 
 impl Writer {
     /// Removes what retention does not keep.
     pub(super) fn retain(&mut self) -> Result<(), LogError> {
         self.retained = Instant::now();
         self.close_aged()?;
-        let mut held = None;
-        while let Some(seq) = self.expired() {
-            if self.is_held(seq) {
+        let (mut held, mut waiting) = (None, BTreeSet::new());
+        while let Some((seq, class)) = self.expired(&waiting) {
+            // What a stream has in an older partition, of the class it was in before, goes first.
+            if !self.is_first(seq) {
+                waiting.insert(class);
+            } else if self.is_held(seq) {
                 held = Some("a consumer holds the oldest history; dbstreamd consumers shows which");
-                break;
-            }
-            if !self.remove(seq)? {
+                waiting.insert(class);
+            } else if !self.remove(seq)? {
                 held = Some("the oldest partition holds the beginning of a transaction that has not ended");
-                break;
+                waiting.insert(class);
             }
         }
         self.tell_held(held);
         Ok(())
+    }
+
+    /// How long a stream is kept; none for ever.
+    pub(super) fn kept_for(&self, stream: &Stream) -> Option<Duration> {
+        let own = *stream.retention_age.read();
+        own.unwrap_or_else(|| self.shared.tunables.retention().age)
     }
 
     /// Says when retention has to wait, and when it goes on.
@@ -50,25 +61,50 @@ impl Writer {
         self.shared.options.notices.push(notice);
     }
 
-    /// Begins a new partition when the last one is over: in a log that fell silent nothing else would.
+    /// Begins a new partition when the last one of a class is over: in a log that fell silent nothing else would.
     fn close_aged(&mut self) -> Result<(), LogError> {
-        if !self.partitions.active().is_some_and(|(_, kept)| self.is_over(&kept)) {
-            return Ok(());
+        let all = self.partitions.all();
+        let over: BTreeSet<_> = all
+            .filter(|(seq, kept)| self.partitions.next_of(*seq).is_none() && self.is_over(kept))
+            .map(|(_, kept)| kept.class)
+            .collect();
+        for class in over {
+            let mut batch = Batch::default();
+            let (_, closed) = self.active_partition(&mut batch, class, None)?;
+            self.store.commit(&batch)?;
+            closed.map_or(Ok(()), |closed| self.store.flush_partition(closed, false))?;
         }
-        let mut batch = Batch::default();
-        let (_, closed) = self.active_partition(&mut batch)?;
-        self.store.commit(&batch)?;
-        closed.map_or(Ok(()), |closed| self.store.flush_partition(closed, false))
+        Ok(())
     }
 
-    /// The oldest partition, when it is not to be kept. The one that is written to always is.
-    fn expired(&self) -> Option<PartitionSeq> {
-        let retention = self.shared.tunables.retention();
-        let mut all = self.partitions.all();
-        let ((oldest, _), (_, next)) = (all.next()?, all.next()?);
-        let too_old = retention.age.is_some_and(|limit| age(next.created_at) >= limit);
-        let too_large = retention.bytes.is_some_and(|limit| self.partitions.bytes() > limit);
-        (too_old || too_large).then_some(oldest)
+    /// The oldest partition of a class that is not to be kept, if the class is not `waiting`. The one that is written to
+    /// always is.
+    fn expired(&self, waiting: &BTreeSet<Class>) -> Option<(PartitionSeq, Class)> {
+        let too_large = self.shared.tunables.retention().bytes.is_some_and(|limit| self.partitions.bytes() > limit);
+        let mut seen = waiting.clone();
+        for (seq, kept) in self.partitions.all() {
+            // Only the oldest of each class is looked at.
+            if !seen.insert(kept.class) {
+                continue;
+            }
+            let Some(next) = self.partitions.next_of(seq) else { continue };
+            if too_large || self.is_outlived(seq, age(next.created_at)) {
+                return Some((seq, kept.class));
+            }
+        }
+        None
+    }
+
+    /// Whether no stream in a partition is kept as long as it has been closed.
+    fn is_outlived(&self, seq: PartitionSeq, closed_for: Duration) -> bool {
+        let mut slots = self.streams.values().filter(|slot| slot.lies_in(seq));
+        slots.all(|slot| self.kept_for(&slot.stream).is_some_and(|limit| closed_for >= limit))
+    }
+
+    /// Whether a partition is the oldest of every stream in it.
+    fn is_first(&self, seq: PartitionSeq) -> bool {
+        let mut slots = self.streams.values().filter(|slot| slot.lies_in(seq));
+        slots.all(|slot| slot.stream.layout.read().directory.first().is_some_and(|(first, _)| *first == seq))
     }
 
     /// Whether a consumer that still holds the log has not read all that lies in a partition.
@@ -94,10 +130,10 @@ impl Writer {
             let Some(trim) = self.trim_past(slot, seq) else { return Ok(false) };
             trims.push((Arc::clone(&slot.stream), trim));
         }
-        let created_at = self.partitions.all().next().map(|(_, kept)| kept.created_at).unwrap_or_default();
         let mut batch = Batch::default();
-        let dropping = Partition { created_at, dropping: true };
-        self.store.put_meta(&mut batch, MetaKey::Partition(seq), &dropping.encode())?;
+        if let Some(kept) = self.partitions.get(seq) {
+            self.store.put_meta(&mut batch, MetaKey::Partition(seq), &kept.dropping().encode())?;
+        }
         for (stream, trim) in &trims {
             self.store.put_meta(&mut batch, MetaKey::Trim(stream.id), &trim.encode())?;
             self.store.delete_meta(&mut batch, MetaKey::Directory(stream.id, seq))?;

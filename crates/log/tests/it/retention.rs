@@ -138,3 +138,44 @@ fn retention_that_is_tuned_holds_without_a_restart() {
         assert!(log.metrics().partitions_dropped.get() > 0);
     });
 }
+
+#[test]
+fn a_stream_that_is_kept_longer_keeps_nothing_of_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, short) = open(dir.path(), Retention { age: Some(Duration::ZERO), bytes: None });
+    let long = log.open_stream(&"audit".parse().unwrap()).unwrap();
+    log.keep_for(long, None).unwrap();
+    let later = runtime().block_on(async {
+        let mut first = Writer::begin(&log, short).await;
+        let mut second = Writer::begin(&log, long).await;
+        for n in 0..60 {
+            for writer in [&mut first, &mut second] {
+                writer.unit(TIME + n, &bodies(2, 100 + n as usize));
+                writer.settle().await;
+            }
+        }
+        let before = (log.stream_bytes(short), log.stream_bytes(long));
+        within(log.apply_retention()).await.unwrap();
+        assert!(log.stream_bytes(short) < before.0 / 3, "{} of {}", log.stream_bytes(short), before.0);
+        assert_eq!(log.stream_bytes(long), before.1);
+        assert_eq!(read_all(&log, long, StartAt::Earliest).await.unwrap(), second.events);
+        // What it is kept for changes: what was written before goes first, and nothing of it is in the way.
+        log.keep_for(long, Some(Duration::ZERO)).unwrap();
+        for n in 0..20 {
+            second.unit(TIME + 100 + n, &bodies(2, 100 + n as usize));
+            second.settle().await;
+        }
+        within(log.apply_retention()).await.unwrap();
+        let left = read_all(&log, long, StartAt::Earliest).await.unwrap();
+        assert!(left.len() < second.events.len() && left == second.events[second.events.len() - left.len()..]);
+        log.keep_for(long, None).unwrap();
+        for n in 0..20 {
+            second.unit(TIME + 200 + n, &bodies(2, 100 + n as usize));
+            second.settle().await;
+        }
+        read_all(&log, long, StartAt::Earliest).await.unwrap()
+    });
+    log.close().unwrap();
+    let (log, _) = open(dir.path(), KEEP);
+    assert_eq!(runtime().block_on(read_all(&log, long, StartAt::Earliest)).unwrap(), later, "and over a restart");
+}
