@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 mod consumers;
+mod delivery;
 mod demo;
 mod directory;
 mod filter;

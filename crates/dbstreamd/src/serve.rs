@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::Config;
+use crate::delivery::DeliveryBudget;
 use crate::directory::{Directory, Entry, RunningSource};
 use crate::{grpc, http, process};
 
@@ -112,6 +113,7 @@ impl Api {
         let subscribers = Arc::new(Semaphore::new(config.grpc.subscribers_max.min(Semaphore::MAX_PERMITS)));
         let limits =
             grpc::Limits { connections_max: config.grpc.connections_max, subscribers_max: config.grpc.subscribers_max };
+        let delivery = DeliveryBudget::new(config.delivery_bytes);
         let shared = Arc::new(http::Shared {
             directory: Arc::clone(&directory),
             window,
@@ -122,7 +124,7 @@ impl Api {
             shutdown: shutdown.clone(),
         });
         let mut servers = JoinSet::new();
-        let grpc = grpc::serve(ports.grpc, directory, subscribers, limits, shutdown.clone());
+        let grpc = grpc::serve(ports.grpc, directory, subscribers, delivery, limits, shutdown.clone());
         servers.spawn(async move { ("gRPC", grpc.await.map_err(|error| error.to_string())) });
         let hosts = http::AllowedHosts::new(&config.http.allowed_hosts);
         let http = http::serve(ports.http, shared, hosts, config.http.connections_max);

@@ -24,12 +24,15 @@ pub struct LogOptions {
     /// A chunk is cut at this many bytes of payload. 128 KiB: large enough that lz4 and RocksDB's cost per key do
     /// not matter, small enough that a reader's buffer and one wasted read are cheap.
     pub chunk_bytes_max: usize,
-    /// Memory for what is written and not yet flushed to table files, all streams together.
+    /// Memory for what is written and not yet in table files, all streams together, flushes under way included.
     pub memtable_budget_bytes: usize,
     /// Memory for blocks of table files and their indexes.
     pub block_cache_bytes: usize,
     /// Memory for the newest chunks of all streams, from which readers at the tail are served.
     pub tail_ring_bytes: usize,
+    /// Memory for chunks that readers have taken from disk and not delivered, all readers together. Who finds it used
+    /// up waits in line; one reader always gets its turn.
+    pub read_ahead_bytes: usize,
     /// A partition is closed at this size; the grain in which space is given back.
     pub partition_bytes_max: u64,
     /// A partition is closed at this age; the grain in which retention by age works.
@@ -64,9 +67,10 @@ impl LogOptions {
             group_commit_bytes_max: 4 * MIB,
             group_commit_delay_max: Duration::from_micros(500),
             chunk_bytes_max: 128 * KIB,
-            memtable_budget_bytes: 128 * MIB,
+            memtable_budget_bytes: 256 * MIB,
             block_cache_bytes: 32 * MIB,
             tail_ring_bytes: 32 * MIB,
+            read_ahead_bytes: 128 * MIB,
             partition_bytes_max: 1024 * 1024 * 1024,
             partition_age_max: Duration::from_secs(6 * 3600),
             retention: Retention::default(),

@@ -41,6 +41,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// Received bytes that may wait for the disk.
     pub credit_window_bytes: usize,
+    /// What gRPC subscribers may have produced and not yet taken, all together.
+    pub delivery_bytes: usize,
     /// The log, with its directory.
     pub log: LogOptions,
     /// Log lines of the daemon itself.
@@ -242,6 +244,7 @@ fn build(
         },
         credit_window_bytes: usize::try_from(memory.credit_window.map_or(CREDIT_WINDOW_BYTES, |size| size.0))
             .unwrap_or(usize::MAX),
+        delivery_bytes: 128 << 20,
         log,
         logging: LoggingConfig { filter: logging.filter, format: logging.format.unwrap_or_default() },
         sources: Vec::new(),

@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::delivery::DeliveryBudget;
 use crate::directory::{ConsumerSnapshot, Directory, StreamSnapshot};
 use crate::proto;
 use outbox::Responses;
@@ -58,6 +59,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     directory: Arc<Directory>,
     subscribers: Arc<Semaphore>,
+    budget: DeliveryBudget,
     limits: Limits,
     shutdown: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -67,7 +69,7 @@ pub(crate) async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let health_task = tokio::spawn(health::report(Arc::clone(&directory), reporter, shutdown.clone()));
-    let service = Service { directory, subscribers, shutdown: shutdown.clone(), limits };
+    let service = Service { directory, subscribers, budget, shutdown: shutdown.clone(), limits };
     let streams = StreamsServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
@@ -89,6 +91,7 @@ pub(crate) async fn serve(
 struct Service {
     directory: Arc<Directory>,
     subscribers: Arc<Semaphore>,
+    budget: DeliveryBudget,
     shutdown: CancellationToken,
     limits: Limits,
 }
@@ -107,7 +110,7 @@ impl Streams for Service {
                 self.limits.subscribers_max
             )));
         };
-        let (outbox, responses) = outbox::outbox();
+        let (outbox, responses) = outbox::outbox(self.budget.clone());
         // Answer at once: some clients send their start only after they have seen the response's headers.
         let subscription =
             subscribe::serve(Arc::clone(&self.directory), request.into_inner(), outbox, self.shutdown.clone());

@@ -1,10 +1,11 @@
 //! One consumer's cursor: the newest chunks from memory, everything else from disk.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use dbstreamd_model::Offset;
-use tokio::sync::watch;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
 use super::disk::{self, Budget};
@@ -17,6 +18,12 @@ use crate::stream::Stream;
 /// that ten thousand lagging readers do not fill the memory.
 const READ_AHEAD: Budget = Budget { chunks: 4, bytes: 512 * 1024 };
 
+/// What a reader with chunks from disk holds at most, unless one row alone is larger: the chunks it read ahead, the last of
+/// which passed the limit, and the encoding of the one that is being delivered.
+pub const READ_AHEAD_BYTES_MAX: usize = 2 * READ_AHEAD.bytes;
+
+type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
 /// One consumer's cursor over a stream. Follows the tail without polling.
 pub struct Reader {
     shared: Arc<Shared>,
@@ -26,6 +33,10 @@ pub struct Reader {
     next: Offset,
     /// Read from disk and not delivered.
     ahead: VecDeque<Arc<Chunk>>,
+    /// The right to hold what was read from disk; kept until all of it was delivered and the caller came back.
+    held: Option<OwnedSemaphorePermit>,
+    /// The place in the line for it. Kept here, so that a dropped future does not lose it.
+    turn: Option<Turn>,
     /// A read under way. Kept here, so that a dropped future does not waste it.
     reading: Option<JoinHandle<Result<Vec<Arc<Chunk>>, LogError>>>,
 }
@@ -34,12 +45,26 @@ impl Reader {
     pub(crate) fn new(shared: Arc<Shared>, stream: Arc<Stream>, next: Offset) -> Self {
         let marks = stream.published.watch();
         let closed = shared.closed.subscribe();
-        Self { shared, stream, marks, closed, next, ahead: VecDeque::new(), reading: None }
+        Self { shared, stream, marks, closed, next, ahead: VecDeque::new(), held: None, turn: None, reading: None }
     }
 
     /// The next offset it will deliver.
     pub fn position(&self) -> Offset {
         self.next
+    }
+
+    /// Whether it holds memory for chunks from disk that another reader may be waiting for.
+    pub fn holds_read_ahead(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// Lets go of everything read from disk and goes on at `next`, which must not be past [`position`](Self::position). For
+    /// who cannot deliver for a while; the caller drops what it has in hand itself.
+    pub fn let_go(&mut self, next: Offset) {
+        self.next = next.min(self.next);
+        self.ahead = VecDeque::new();
+        self.reading = None;
+        self.held = None;
     }
 
     /// The next events, as soon as there are any. Cancel-safe.
@@ -70,6 +95,7 @@ impl Reader {
                 return Err(LogError::OffsetTrimmed { requested: self.next, trim_point: marks.trim_point });
             }
             if self.next > marks.visible {
+                self.held = None;
                 return Ok(None);
             }
             if let Some(chunk) = self.find_in_memory() {
@@ -83,6 +109,8 @@ impl Reader {
         // The ring first: its chunks are shared, and so is what they are encoded to.
         if let Some(chunk) = self.stream.ring.find(self.next) {
             self.shared.metrics.ring_hits.inc();
+            self.ahead.clear();
+            self.held = None;
             return Some(chunk);
         }
         while let Some(chunk) = self.ahead.pop_front() {
@@ -100,10 +128,28 @@ impl Reader {
         ChunkSlice { range: start..chunk.len(), chunk }
     }
 
+    /// Waits in line for the right to hold chunks from disk. Who had its share goes to the end of the line.
+    async fn take_turn(&mut self) -> Result<(), LogError> {
+        if self.held.is_some() && self.shared.read_ahead.available_permits() > 0 {
+            return Ok(());
+        }
+        if self.turn.is_none() {
+            self.held = None;
+            self.turn = Some(Box::pin(Arc::clone(&self.shared.read_ahead).acquire_owned()));
+        }
+        if let Some(turn) = &mut self.turn {
+            let permit = turn.await;
+            self.turn = None;
+            self.held = Some(permit.map_err(|_| LogError::Closed)?);
+        }
+        Ok(())
+    }
+
     /// Fills `ahead` from disk. Reads are few at a time in the whole process: memory and threads are bounded, and one
     /// disk is not made faster by many.
     async fn read_ahead(&mut self, visible: Offset) -> Result<(), LogError> {
         if self.reading.is_none() {
+            self.take_turn().await?;
             let permit = Arc::clone(&self.shared.disk_reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
             let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
             self.reading = Some(tokio::task::spawn_blocking(move || {
