@@ -25,6 +25,8 @@ mod demo;
 mod foreign_client;
 #[path = "e2e/huge_transaction.rs"]
 mod huge_transaction;
+#[path = "e2e/memory.rs"]
+mod memory;
 #[path = "e2e/ordering.rs"]
 mod ordering;
 #[path = "e2e/other_history.rs"]

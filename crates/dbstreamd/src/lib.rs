@@ -13,6 +13,7 @@ mod filter;
 mod grpc;
 mod http;
 pub mod json;
+pub mod memory;
 mod position;
 mod process;
 pub mod proto;

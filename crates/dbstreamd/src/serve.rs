@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::config::Config;
 use crate::delivery::DeliveryBudget;
 use crate::directory::{Directory, Entry, RunningSource};
+use crate::memory::{Live, OverBudget, size_text};
 use crate::{grpc, http, process};
 
 /// How long sources may take to make everything durable and say goodbye.
@@ -55,6 +56,9 @@ pub enum ServeError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// There is not as much memory as was asked for.
+    #[error(transparent)]
+    Memory(#[from] Box<OverBudget>),
     /// The log cannot be opened or closed.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -116,7 +120,7 @@ impl Api {
         let delivery = DeliveryBudget::new(config.delivery_bytes);
         let shared = Arc::new(http::Shared {
             directory: Arc::clone(&directory),
-            window,
+            memory: Live { budget: config.memory.clone(), window, delivery: delivery.clone() },
             subscribers: Arc::clone(&subscribers),
             subscribers_max: config.grpc.subscribers_max,
             event_streams: Arc::new(Semaphore::new(config.http.event_streams_max.min(Semaphore::MAX_PERMITS))),
@@ -181,6 +185,13 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(note) = &config.memory_note {
+        tracing::info!("{note}");
+    }
+    config.memory.check().map_err(Box::new)?;
+    let memory = &config.memory;
+    let limit = memory.limit.as_ref().map(ToString::to_string);
+    tracing::info!(profile = memory.profile.name(), needed = size_text(memory.needed()), limit, "memory budget");
     let ports = Ports::bind(&config).await?;
     let options = config.log.clone();
     let log = blocking(move || Log::open(options)).await?;

@@ -79,6 +79,22 @@ impl LogOptions {
     }
 }
 
+/// Below this a partition has few memtables, so that they need not be tiny: each becomes a table file.
+const SMALL_MEMTABLE_BUDGET: usize = 64 * MIB;
+
+impl LogOptions {
+    /// Memtables of one partition: one that is written to and those that wait for their flush. A write that needs one more waits.
+    pub(crate) fn memtables_per_partition(&self) -> usize {
+        if self.memtable_budget_bytes < SMALL_MEMTABLE_BUDGET { 2 } else { 4 }
+    }
+
+    /// Size of one memtable, and so of a table file: the budget has room for the memtables of the partition that is
+    /// written to and of the one before it, whose flushes come first. So it holds whatever the disk does.
+    pub fn write_buffer_bytes(&self) -> usize {
+        (self.memtable_budget_bytes / (2 * self.memtables_per_partition())).clamp(MIB, 128 * MIB)
+    }
+}
+
 impl Default for LogOptions {
     /// The defaults, in `dbstreamd-data` under the working directory.
     fn default() -> Self {

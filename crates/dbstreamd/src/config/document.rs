@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
 use super::units;
+use crate::memory::Profile;
 
 /// A whole configuration as written.
 #[derive(Deserialize, Default)]
@@ -45,10 +46,13 @@ pub(super) struct Http {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Memory {
+    pub(super) profile: Option<Profile>,
+    pub(super) total: Option<Size>,
     pub(super) credit_window: Option<Size>,
     pub(super) memtables: Option<Size>,
     pub(super) block_cache: Option<Size>,
     pub(super) tail: Option<Size>,
+    pub(super) delivery: Option<Size>,
 }
 
 #[derive(Deserialize, Default)]

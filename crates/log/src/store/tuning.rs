@@ -9,11 +9,6 @@ use crate::options::LogOptions;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// Memtables of one partition: one that is written to and those that wait for their flush. A write that needs one more waits.
-const MEMTABLES_PER_PARTITION: i32 = 4;
-/// Memtables of all partitions: those of the one that is written to, and of the one before it, whose flushes come first. So
-/// the budget holds whatever the disk does; the records' own are a few MiB, and room is left for them by flushes that end.
-const MEMTABLES_MAX: usize = 2 * MEMTABLES_PER_PARTITION as usize;
 /// Table files that are open at a time.
 const OPEN_FILES_MAX: i32 = 512;
 
@@ -22,6 +17,7 @@ pub(super) struct Tuning {
     cache: Cache,
     memtables: WriteBufferManager,
     write_buffer_bytes: usize,
+    memtables_per_partition: i32,
     wal_bytes_max: u64,
     direct_io: bool,
 }
@@ -37,11 +33,12 @@ impl Tuning {
             false,
             cache.clone(),
         );
-        let write_buffer_bytes = (options.memtable_budget_bytes / MEMTABLES_MAX).clamp(MIB, 128 * MIB);
+        let write_buffer_bytes = options.write_buffer_bytes();
         Self {
             cache,
             memtables,
             write_buffer_bytes,
+            memtables_per_partition: i32::try_from(options.memtables_per_partition()).unwrap_or(i32::MAX),
             // One memtable's worth: once a table file holds it, what the write-ahead log says is there twice, and only
             // the records' small memtable still pins it.
             wal_bytes_max: write_buffer_bytes as u64,
@@ -102,7 +99,7 @@ impl Tuning {
         options.set_soft_pending_compaction_bytes_limit(0);
         options.set_hard_pending_compaction_bytes_limit(0);
         options.set_write_buffer_size(self.write_buffer_bytes);
-        options.set_max_write_buffer_number(MEMTABLES_PER_PARTITION);
+        options.set_max_write_buffer_number(self.memtables_per_partition);
         // Partitions are many and mostly quiet: an empty memtable costs one arena block. Chunks are larger than it
         // and get memory of their own, so nothing is lost by keeping it small.
         options.set_arena_block_size(64 * KIB);
@@ -117,7 +114,7 @@ impl Tuning {
     pub(super) fn meta(&self) -> Options {
         let mut options = Options::default();
         // Small: most of it are old versions of the same few records.
-        options.set_write_buffer_size(4 * MIB);
+        options.set_write_buffer_size(self.write_buffer_bytes.min(4 * MIB));
         options.set_arena_block_size(64 * KIB);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_block_based_table_factory(&self.tables(4 * KIB));

@@ -41,4 +41,4 @@ pub use replication::{CreatedSlot, Replication, quote_identifier, quote_literal}
 pub use secret::Secret;
 pub use setup::{SetupError, SourceSettings};
 pub use source::PostgresSource;
-pub use wal::{WalFrame, WalReader};
+pub use wal::{KERNEL_BUFFER_BYTES, SESSION_BYTES_MAX, WalFrame, WalReader};
