@@ -82,6 +82,8 @@ fn the_small_profile_stays_below_128_mb_while_it_streams_replays_and_takes_a_lar
     });
     wait_visible(&daemon, 520_000);
     assert_eq!(daemon.count(&["shop", "--from", "500001", "--until-caught-up"]), 20_000);
+    cluster.psql("shop", "INSERT INTO t VALUES (0)").unwrap();
+    wait_visible(&daemon, 520_001);
     let peak = daemon.peak_rss();
     eprintln!("peak RSS of the small profile: {} MB, {} MB before reading", peak / 1_000_000, streamed / 1_000_000);
     assert!(peak < SMALL_MAX, "peak RSS {peak} bytes: {}", daemon.health()["memory"]);

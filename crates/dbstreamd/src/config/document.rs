@@ -106,6 +106,7 @@ pub(super) struct Source {
     pub(super) receive_timeout: Option<Period>,
     pub(super) status_interval: Option<Period>,
     pub(super) slot_check_interval: Option<Period>,
+    pub(super) wal_insurance: Option<Size>,
     pub(super) allow_cleartext_password: Option<bool>,
 }
 

@@ -61,6 +61,7 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("receive_timeout", Kind::Text),
     ("status_interval", Kind::Text),
     ("slot_check_interval", Kind::Text),
+    ("wal_insurance", Kind::Text),
     ("allow_cleartext_password", Kind::Flag),
 ];
 

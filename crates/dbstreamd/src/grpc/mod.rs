@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use dbstreamd_log::Rewind;
 use dbstreamd_model::{Fingerprint, Offset};
-use dbstreamd_source::State;
+use dbstreamd_source::{SlotHealth, State};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -243,6 +243,19 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         events_received: snapshot.events_received,
         slot: snapshot.slot.clone(),
         publication: snapshot.publication.clone(),
+        slot_health: snapshot.slot_health.as_ref().map(slot_health),
+    }
+}
+
+fn slot_health(slot: &SlotHealth) -> proto::SlotHealth {
+    proto::SlotHealth {
+        restart_lsn: slot.restart_lsn.0,
+        confirmed_flush_lsn: slot.confirmed_flush_lsn.0,
+        wal_status: slot.wal_status.clone(),
+        retained_bytes: slot.retained_bytes,
+        safe_bytes: slot.safe_bytes,
+        pinned_by: slot.pinned_by.clone(),
+        seen_at_us: slot.seen_at.0,
     }
 }
 

@@ -181,6 +181,9 @@ fn slots(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fmt
         ("dbstreamd_slot_pinned", "Transactions that keep the slot's WAL far behind what was confirmed", |s| {
             Some(size(s.pinned_by.len()))
         }),
+        ("dbstreamd_slot_insurance_retained_wal_bytes", "WAL the server keeps for the insurance slot", |s| {
+            s.insurance.as_ref().map(|insurance| float(insurance.retained_bytes))
+        }),
     ];
     let seen = || streams.iter().filter_map(|stream| Some((stream.name.as_str(), stream.slot_health.as_ref()?)));
     for (name, help, of) in GAUGES {

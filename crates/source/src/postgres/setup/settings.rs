@@ -72,6 +72,8 @@ pub struct SourceSettings {
     pub status_interval: Duration,
     /// How often it is looked at what the server keeps for the slot.
     pub slot_check_interval: Duration,
+    /// Bytes of WAL that a second, unread slot may keep so that they can be read again; none for no such slot.
+    pub wal_insurance: Option<u64>,
 }
 
 impl SourceSettings {
@@ -94,6 +96,7 @@ impl SourceSettings {
             receive_timeout: RECEIVE_TIMEOUT,
             status_interval: STATUS_INTERVAL,
             slot_check_interval: SLOT_CHECK_INTERVAL,
+            wal_insurance: None,
         }
     }
 
