@@ -47,9 +47,9 @@ const LOG_BYTES_ASSUMED: u64 = 50 * 1024 * MIB;
 /// A gRPC connection, and a subscription on it: measured with 400 of them, idle.
 const CONNECTION_BYTES: u64 = 24 * KIB;
 const SUBSCRIPTION_BYTES: u64 = 24 * KIB;
-/// An HTTP connection, and an event stream on it, but for the chunk it reads (that is `delivery`).
+/// An HTTP connection, and an event stream on it with the chunk it reads.
 const HTTP_CONNECTION_BYTES: u64 = 16 * KIB;
-const EVENT_STREAM_BYTES: u64 = 64 * KIB;
+const EVENT_STREAM_BYTES: u64 = 320 * KIB;
 /// Of everything a fifth is left to the operating system and to what an allocator cannot give back: the sum may be four fifths of the limit.
 const HEADROOM_PART: u64 = 4;
 

@@ -33,6 +33,10 @@ pub struct Reader {
     next: Offset,
     /// Read from disk and not delivered.
     ahead: VecDeque<Arc<Chunk>>,
+    /// How much is read from disk at once.
+    budget: Budget,
+    /// Whether it needs a turn for that.
+    takes_turns: bool,
     /// The right to hold what was read from disk; kept until all of it was delivered and the caller came back.
     held: Option<OwnedSemaphorePermit>,
     /// The place in the line for it. Kept here, so that a dropped future does not lose it.
@@ -45,12 +49,33 @@ impl Reader {
     pub(crate) fn new(shared: Arc<Shared>, stream: Arc<Stream>, next: Offset) -> Self {
         let marks = stream.published.watch();
         let closed = shared.closed.subscribe();
-        Self { shared, stream, marks, closed, next, ahead: VecDeque::new(), held: None, turn: None, reading: None }
+        Self {
+            shared,
+            stream,
+            marks,
+            closed,
+            next,
+            ahead: VecDeque::new(),
+            budget: READ_AHEAD,
+            takes_turns: true,
+            held: None,
+            turn: None,
+            reading: None,
+        }
     }
 
     /// The next offset it will deliver.
     pub fn position(&self) -> Offset {
         self.next
+    }
+
+    /// From now on one chunk is read at a time, and no turn is needed for it: for readers that are few and may stop at any
+    /// moment with something in hand.
+    #[must_use]
+    pub fn one_at_a_time(mut self) -> Self {
+        self.budget = Budget { chunks: 1, ..READ_AHEAD };
+        self.takes_turns = false;
+        self
     }
 
     /// Whether it holds memory for chunks from disk that another reader may be waiting for.
@@ -149,12 +174,15 @@ impl Reader {
     /// disk is not made faster by many.
     async fn read_ahead(&mut self, visible: Offset) -> Result<(), LogError> {
         if self.reading.is_none() {
-            self.take_turn().await?;
+            if self.takes_turns {
+                self.take_turn().await?;
+            }
             let permit = Arc::clone(&self.shared.disk_reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
             let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
+            let budget = self.budget;
             self.reading = Some(tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                let read = shared.store().and_then(|store| disk::read(&store, &stream, from, visible, READ_AHEAD));
+                let read = shared.store().and_then(|store| disk::read(&store, &stream, from, visible, budget));
                 match &read {
                     Ok(chunks) => drop(shared.metrics.disk_chunks.inc_by(chunks.len() as u64)),
                     Err(LogError::Damaged { .. }) => drop(shared.metrics.damaged_chunks.inc()),
