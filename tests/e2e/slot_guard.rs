@@ -153,3 +153,32 @@ fn an_insurance_slot_keeps_what_the_cap_allows_and_no_more_and_changes_can_be_re
     });
     assert!(events.len() >= 2000 && events.len() < ROUNDS as usize * 1000, "{} events", events.len());
 }
+
+#[test]
+fn a_stream_whose_slot_was_dropped_goes_on_from_the_insurance_slot_without_a_gap() {
+    let cluster = Cluster::start().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let url = database(&cluster, "shop", TABLE);
+    let data = dir.path().join("data");
+    let start = |settings: &str| {
+        let daemon = Daemon::start_with(&["--config".into(), config(&url, dir.path(), settings)], &data);
+        daemon.wait_streaming();
+        daemon
+    };
+    let mut daemon = start("wal_insurance = \"1GB\"");
+    eventually("the insurance slot exists", || slot(&daemon).filter(|slot| !slot["insurance"].is_null()));
+    for id in 1..=50 {
+        cluster.psql("shop", &format!("INSERT INTO t VALUES ({id})")).unwrap();
+    }
+    crate::ordering::wait_visible(&daemon, 50);
+    daemon.stop();
+    cluster.psql("shop", "SELECT pg_drop_replication_slot('dbstreamd_shop'); INSERT INTO t VALUES (51)").unwrap();
+
+    // It is behind what the log has: everything is sent again, compared, and dropped; then comes what is new.
+    let daemon = start("slot = \"dbstreamd_shop_insurance\"");
+    crate::ordering::wait_visible(&daemon, 51);
+    let events = daemon.everything("shop");
+    let ids: Vec<_> = events.iter().map(|event| event["after"]["id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(ids, (1..=51).map(|id| id.to_string()).collect::<Vec<_>>());
+    assert_eq!(daemon.streams()[0]["epoch"], 1, "continuity was not broken");
+}
