@@ -21,8 +21,12 @@ mod bad_slot;
 mod consumers;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/failpoints.rs"]
+mod failpoints;
 #[path = "e2e/foreign_client.rs"]
 mod foreign_client;
+#[path = "e2e/holds.rs"]
+mod holds;
 #[path = "e2e/huge_transaction.rs"]
 mod huge_transaction;
 #[path = "e2e/memory.rs"]
@@ -33,6 +37,8 @@ mod ordering;
 mod other_history;
 #[path = "e2e/resuming.rs"]
 mod resuming;
+#[path = "e2e/short_of_space.rs"]
+mod short_of_space;
 #[path = "e2e/slot_guard.rs"]
 mod slot_guard;
 #[path = "e2e/two_sources.rs"]

@@ -8,7 +8,7 @@ use crate::ordering::wait_visible;
 use crate::support::workload::{self, SCHEMA};
 use crate::support::{Daemon, cluster, database, eventually};
 
-fn events_of(transactions: u32) -> u64 {
+pub(crate) fn events_of(transactions: u32) -> u64 {
     (1..=transactions).map(|seq| u64::from(seq % 4 + 1) + 1).sum::<u64>() + 1
 }
 

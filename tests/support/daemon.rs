@@ -47,11 +47,21 @@ impl Command {
         self
     }
 
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
     /// Runs to the end.
     pub(crate) fn run(mut self) -> Finished {
         let output = self.0.output().expect("the binary runs");
         let text = |bytes| String::from_utf8(bytes).expect("output is UTF-8");
         Finished { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    /// Starts it; nobody will read what it says.
+    pub(crate) fn spawn_quietly(mut self) -> Child {
+        self.0.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs")
     }
 
     pub(crate) fn spawn(mut self) -> Child {

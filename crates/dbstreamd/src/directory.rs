@@ -5,12 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use dbstreamd_log::{Log, LogError, Watermarks};
+use dbstreamd_log::{ConsumerState, Log, LogError, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
-use dbstreamd_source::{Lifecycle, SlotHealth, State, StreamStatus};
+use dbstreamd_source::{Control, Lifecycle, SlotHealth, SourceEnd, State, StreamStatus};
 
 use crate::consumers::Registry;
+use crate::holds;
+use crate::notices::Notices;
 
 /// Shown for a stream that the log has and the configuration has not.
 const UNCONFIGURED: &str = "no source is configured for this stream; what its log holds can still be read";
@@ -30,6 +33,10 @@ pub(crate) struct RunningSource {
     pub(crate) status: Arc<StreamStatus>,
     pub(crate) slot: String,
     pub(crate) publication: String,
+    /// What is wanted of it.
+    pub(crate) control: Control,
+    /// Where its history ends.
+    pub(crate) end: Arc<dyn SourceEnd>,
 }
 
 /// All that is known of a stream at one moment.
@@ -111,6 +118,16 @@ pub(crate) struct ConsumerSnapshot {
     pub(crate) lag_events: u64,
     pub(crate) lag_bytes: u64,
     pub(crate) connected: bool,
+    pub(crate) state: ConsumerState,
+    /// How long it has been away; none while it is connected.
+    pub(crate) away: Option<Duration>,
+}
+
+impl ConsumerSnapshot {
+    /// Why its state is not ACTIVE; empty when it is.
+    pub(crate) fn state_reason(&self) -> String {
+        holds::reason(self.state).to_owned()
+    }
 }
 
 /// There is no such stream.
@@ -130,18 +147,20 @@ pub(crate) struct Directory {
     log: Log,
     entries: Vec<Entry>,
     pub(crate) registry: Arc<Registry>,
+    /// What happened lately.
+    pub(crate) notices: Notices,
 }
 
 impl Directory {
     /// Of the configured streams, and whatever else the log holds.
-    pub(crate) fn new(log: Log, mut entries: Vec<Entry>) -> Self {
+    pub(crate) fn new(log: Log, mut entries: Vec<Entry>, notices: Notices) -> Self {
         for (id, name) in log.streams() {
             if entries.iter().all(|entry| entry.id != id) {
                 entries.push(Entry { id, name, running: None });
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { log, entries, registry: Arc::default() }
+        Self { log, entries, registry: Arc::default(), notices }
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -208,8 +227,10 @@ impl Directory {
                 committed: record.committed,
                 committed_at: record.committed_at,
                 lag_events: visible.events_since(record.committed),
-                lag_bytes: self.log.bytes_between(record.stream, record.committed, visible),
+                lag_bytes: record.lag_bytes,
                 connected: connected.contains(&(record.stream, record.name.clone())),
+                state: record.state,
+                away: record.away,
             };
             all.insert((stream.clone(), record.name), snapshot);
         }
@@ -227,6 +248,8 @@ impl Directory {
                 lag_events: visible.events_since(Offset::NONE),
                 lag_bytes: self.log.bytes_between(id, Offset::NONE, visible),
                 connected: true,
+                state: ConsumerState::Active,
+                away: None,
             };
             all.insert((stream.clone(), name), snapshot);
         }
@@ -237,8 +260,34 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use dbstreamd_log::LogOptions;
+    use dbstreamd_source::SourceError;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
+
+    /// A source whose WAL ends at 0/1000 for ever.
+    #[derive(Debug)]
+    struct Standing;
+
+    #[tonic::async_trait]
+    impl SourceEnd for Standing {
+        async fn end(&self) -> Result<Lsn, SourceError> {
+            Ok(Lsn(0x1000))
+        }
+    }
+
+    impl RunningSource {
+        /// Of a stream that nobody runs.
+        pub(crate) fn unconnected(name: &StreamName) -> Self {
+            Self {
+                status: StreamStatus::new(name.clone()),
+                slot: "the_slot".into(),
+                publication: "the_publication".into(),
+                control: CancellationToken::new().into(),
+                end: Arc::new(Standing),
+            }
+        }
+    }
 
     #[test]
     fn lag_grows_while_the_source_is_away_and_is_unknown_before_anything_was_confirmed() {
@@ -246,12 +295,8 @@ mod tests {
         let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
         let name: StreamName = "shop".parse().unwrap();
         let id = log.open_stream(&name).unwrap();
-        let running = RunningSource {
-            status: StreamStatus::new(name.clone()),
-            slot: "the_slot".into(),
-            publication: "the_publication".into(),
-        };
-        let directory = Directory::new(log, vec![Entry { id, name, running: Some(running) }]);
+        let running = RunningSource::unconnected(&name);
+        let directory = Directory::new(log, vec![Entry { id, name, running: Some(running) }], Notices::default());
         let mut snapshot = directory.snapshots().unwrap().pop().unwrap();
         let at = |seconds: i64| Timestamp(1_700_000_000_000_000 + seconds * 1_000_000);
         let near = |lag: f64, wanted: f64| assert!((lag - wanted).abs() < 1e-6, "{lag} instead of {wanted}");

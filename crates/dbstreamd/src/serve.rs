@@ -11,10 +11,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{CreditWindow, Log, LogError};
+use dbstreamd_log::{CreditWindow, Log, LogError, LogOptions};
 use dbstreamd_model::{StreamId, StreamName};
 use dbstreamd_source::postgres::{PostgresSource, SourceSettings};
-use dbstreamd_source::{RetryPolicy, StreamStatus};
+use dbstreamd_source::{Control, Goal, RetryPolicy, StreamStatus};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -24,7 +24,8 @@ use crate::config::Config;
 use crate::delivery::DeliveryBudget;
 use crate::directory::{Directory, Entry, RunningSource};
 use crate::memory::{Live, OverBudget, size_text};
-use crate::{grpc, http, process};
+use crate::notices::Notices;
+use crate::{grpc, holds, http, process};
 
 /// How long sources may take to make everything durable and say goodbye.
 const SOURCES_STOP_MAX: Duration = Duration::from_secs(10);
@@ -106,6 +107,7 @@ impl Api {
         log: Log,
         window: CreditWindow,
         entries: Vec<Entry>,
+        notices: Notices,
     ) -> Result<Self, ServeError> {
         let local = |listener: &TcpListener, address, argument| {
             listener.local_addr().map_err(|source| ServeError::Listen { address, argument, source })
@@ -113,7 +115,7 @@ impl Api {
         let grpc_addr = local(&ports.grpc, config.grpc.listen, "--grpc")?;
         let http_addr = local(&ports.http, config.http.listen, "--http")?;
         let shutdown = CancellationToken::new();
-        let directory = Arc::new(Directory::new(log, entries));
+        let directory = Arc::new(Directory::new(log, entries, notices));
         let subscribers = Arc::new(Semaphore::new(config.grpc.subscribers_max.min(Semaphore::MAX_PERMITS)));
         let limits =
             grpc::Limits { connections_max: config.grpc.connections_max, subscribers_max: config.grpc.subscribers_max };
@@ -128,6 +130,11 @@ impl Api {
             shutdown: shutdown.clone(),
         });
         let mut servers = JoinSet::new();
+        let review = holds::watch(Arc::clone(&directory), shutdown.clone());
+        servers.spawn(async move {
+            review.await;
+            ("consumer review", Ok(()))
+        });
         let grpc = grpc::serve(ports.grpc, directory, subscribers, delivery, limits, shutdown.clone());
         servers.spawn(async move { ("gRPC", grpc.await.map_err(|error| error.to_string())) });
         let hosts = http::AllowedHosts::new(&config.http.allowed_hosts);
@@ -193,29 +200,28 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let limit = memory.limit.as_ref().map(ToString::to_string);
     tracing::info!(profile = memory.profile.name(), needed = size_text(memory.needed()), limit, "memory budget");
     let ports = Ports::bind(&config).await?;
-    let options = config.log.clone();
+    let notices = Notices::default();
+    let options = LogOptions { notices: notices.sink(), ..config.log.clone() };
     let log = blocking(move || Log::open(options)).await?;
-    for damage in log.damage() {
-        tracing::error!("{damage}");
-    }
     let window = CreditWindow::new(config.credit_window_bytes);
+    let stop_sources = CancellationToken::new();
     let mut planned = Vec::new();
     for settings in &config.sources {
-        planned.push(plan(&log, settings.clone()).await?);
+        planned.push(plan(&log, settings.clone(), &notices, &stop_sources).await?);
     }
     let entries = planned.iter().map(|(entry, _, _)| entry.clone()).collect();
-    let api = Api::start(ports, &config, log.clone(), window.clone(), entries)?;
+    let api = Api::start(ports, &config, log.clone(), window.clone(), entries, notices)?;
     tracing::info!(grpc = %api.grpc_addr, http = %api.http_addr, data_dir = %config.log.dir.display(), streams = planned.len(), "dbstreamd is up");
 
-    let stop_sources = CancellationToken::new();
     let mut sources = JoinSet::new();
     let mut statuses = Vec::new();
-    for (entry, status, settings) in planned {
-        statuses.push(Arc::clone(&status));
-        let (log, window, stop) = (log.clone(), window.clone(), stop_sources.clone());
+    for (entry, running, settings) in planned {
+        statuses.push(Arc::clone(&running.status));
+        let (log, window) = (log.clone(), window.clone());
         sources.spawn(async move {
             let source = Box::new(PostgresSource::new(settings));
-            dbstreamd_source::run(source, log, entry.id, window, status, RetryPolicy::default(), stop).await;
+            let RunningSource { status, control, .. } = running;
+            dbstreamd_source::run(source, log, entry.id, window, status, RetryPolicy::default(), control).await;
         });
     }
     Ok(Running {
@@ -230,17 +236,23 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     })
 }
 
-async fn plan(log: &Log, settings: SourceSettings) -> Result<(Entry, Arc<StreamStatus>, SourceSettings), ServeError> {
+async fn plan(
+    log: &Log,
+    settings: SourceSettings,
+    notices: &Notices,
+    stop: &CancellationToken,
+) -> Result<(Entry, RunningSource, SourceSettings), ServeError> {
     let name: StreamName = settings.name.clone();
-    let status = StreamStatus::new(name.clone());
     let (log, wanted) = (log.clone(), name.clone());
     let id: StreamId = blocking(move || log.open_stream(&wanted)).await?;
     let running = RunningSource {
-        status: Arc::clone(&status),
+        status: StreamStatus::with_notices(name.clone(), notices.sink()),
         slot: settings.slot.clone(),
         publication: settings.publication.clone(),
+        control: Control::new(Goal::Run, stop.clone()),
+        end: Arc::new(PostgresSource::new(settings.clone())),
     };
-    Ok((Entry { id, name, running: Some(running) }, status, settings))
+    Ok((Entry { id, name, running: Some(running.clone()) }, running, settings))
 }
 
 /// Runs blocking work of the log off the async threads.

@@ -13,14 +13,16 @@ use tokio::sync::{oneshot, watch};
 
 use crate::chunk::{Builder, Chunk, Parts, UnitSpan};
 use crate::credit::{Credit, TOKEN_BYTES as CREDIT_GRAIN};
+use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::log::Shared;
 use crate::read::UnitCursor;
 use crate::schemas::{SchemaRegistry, StoredSchema};
 use crate::store::SourceIdentity;
 use crate::stream::{InFlight, Stream};
 use crate::units::UnitHasher;
-use crate::writer::{ChunkCommand, Command, Durable};
+use crate::writer::{ChunkCommand, Command, Durable, Space};
 
 /// What is known of a unit when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +42,16 @@ pub struct Resume {
     pub confirmed_through: Lsn,
     /// Offset of the next event.
     pub next_offset: Offset,
-    /// End of the newest stored unit; zero when there is none.
+    /// End of the newest stored unit of this epoch; zero when there is none.
     pub visible_lsn: Lsn,
-    /// End of the newest unit that retention removed; zero when there is none.
+    /// End of the newest unit of this epoch that retention removed; zero when there is none.
     pub trimmed_through: Lsn,
     /// Whose history the log is; none when nobody has said so yet.
     pub source: Option<SourceIdentity>,
+    /// The stream's epoch. All positions here are of it.
+    pub epoch: Epoch,
+    /// How many epochs began within the last hour.
+    pub epochs_last_hour: usize,
 }
 
 /// When to hand over what is built.
@@ -68,8 +74,9 @@ pub enum Pump {
 #[derive(Debug)]
 pub(crate) struct Restart {
     pub(crate) resume: Resume,
-    pub(crate) epoch: Epoch,
     pub(crate) commit_time_max: Timestamp,
+    /// Of the log, in which the session is begun.
+    pub(crate) life: u64,
 }
 
 /// One stream's write side. There is at most one at a time; dropping it makes room for another.
@@ -95,6 +102,8 @@ pub struct Appender {
     /// How far the source may forget once everything handed over and every whole unit in the builder is durable.
     confirm: Lsn,
     credit: Option<Credit>,
+    /// Which life of the log the session was begun in.
+    life: u64,
     /// The caller broke the order of calls: nothing more is stored, and the next `pump` says why.
     misuse: Option<&'static str>,
 }
@@ -122,6 +131,7 @@ impl Appender {
             new_schemas: Vec::new(),
             confirm: Lsn::ZERO,
             credit: None,
+            life: 0,
             misuse: Some("a session must be begun before anything is appended"),
         }
     }
@@ -135,11 +145,15 @@ impl Appender {
         (self.builder, self.open, self.credit) = (Builder::default(), None, None);
         let (reply, answer) = oneshot::channel();
         self.shared.send(Command::Reset { stream: Arc::clone(&self.stream), reply })?;
-        let Restart { resume, epoch, commit_time_max } = self.shared.answer(answer).await?;
-        (self.epoch, self.next_offset, self.lsn_end) = (epoch, resume.next_offset, resume.visible_lsn);
+        let Restart { resume, commit_time_max, life } = self.shared.answer(answer).await?;
+        (self.epoch, self.next_offset, self.lsn_end) = (resume.epoch, resume.next_offset, resume.visible_lsn);
         (self.commit_time_max, self.confirm, self.misuse) = (commit_time_max, Lsn::ZERO, None);
         self.stream.appended.store(resume.next_offset.previous().0, Relaxed);
-        // Everything handed over is durable by now; what was not handed over keeps its id.
+        if std::mem::replace(&mut self.life, life) != life {
+            // What was handed over may be lost, and with it the numbers before these.
+            self.new_schemas.clear();
+        }
+        // Otherwise everything handed over is durable by now, and what was not handed over keeps its id.
         self.schemas = SchemaRegistry::clone(&self.stream.schemas.read());
         for schema in &self.new_schemas {
             self.schemas.insert(schema.clone());
@@ -150,11 +164,29 @@ impl Appender {
     /// Makes durable whose history this stream is. To be called once it is certain that `source` continues it, before
     /// anything of it is appended.
     ///
+    /// `confirmed_max` is up to where its history is known to be the log's (`Lsn(u64::MAX)`: no bound). In the same write
+    /// `confirmed_through` is lowered to it, though never below the end of the newest unit: what was confirmed beyond
+    /// it said that another history had nothing for us there.
+    ///
     /// # Errors
     /// When the log does not write any more.
-    pub async fn bind_source(&mut self, source: SourceIdentity) -> Result<(), LogError> {
+    pub async fn bind_source(&mut self, source: SourceIdentity, confirmed_max: Lsn) -> Result<(), LogError> {
         let (reply, answer) = oneshot::channel();
-        self.shared.send(Command::Bind { stream: Arc::clone(&self.stream), source, reply })?;
+        self.shared.send(Command::Bind { stream: Arc::clone(&self.stream), source, confirmed_max, reply })?;
+        self.shared.answer(answer).await
+    }
+
+    /// Begins a new epoch, durably: the source's history does not continue the log's. What is not visible is deleted,
+    /// what is visible stays as it is, and positions start over at `broken.source_lsn`. A session must be begun again
+    /// before anything is appended.
+    ///
+    /// # Errors
+    /// When the log does not write any more; whether there is a new epoch is then seen after the next start.
+    pub async fn raise_epoch(&mut self, broken: EpochBreak) -> Result<EpochRecord, LogError> {
+        (self.builder, self.open, self.credit) = (Builder::default(), None, None);
+        self.misuse = Some("a session must be begun in the new epoch before anything is appended");
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Command::RaiseEpoch { stream: Arc::clone(&self.stream), broken, reply })?;
         self.shared.answer(answer).await
     }
 
@@ -233,7 +265,7 @@ impl Appender {
         }
         self.confirm = self.confirm.max(lsn);
         if self.builder.is_empty() && self.misuse.is_none() {
-            self.shared.queue.note_idle(&self.stream, self.confirm, urgent);
+            self.shared.queue.note_idle(&self.stream, self.confirm, urgent, self.life);
         }
     }
 
@@ -251,6 +283,9 @@ impl Appender {
     /// When the log does not write any more; nothing that was appended since the last session is then certain.
     pub fn pump(&mut self, pump: Pump) -> Result<(), LogError> {
         self.shared.writing()?;
+        if self.life != self.shared.queue.life() {
+            return Err(LogError::Interrupted);
+        }
         if let Some(reason) = self.misuse {
             return Err(LogError::Misuse(reason));
         }
@@ -282,6 +317,11 @@ impl Appender {
         self.stream.flow.idle().await;
     }
 
+    /// The room on the data volume: while it is low, nothing more should be received.
+    pub fn space(&self) -> watch::Receiver<Space> {
+        self.shared.space.subscribe()
+    }
+
     /// Whether something is built and not handed over.
     pub fn has_pending(&self) -> bool {
         self.builder.has_whole_units()
@@ -292,7 +332,7 @@ impl Appender {
         self.stream.published.watch_confirmed()
     }
 
-    /// The stored units that end after `lsn`, in order; to recognise what the source sends again.
+    /// The stored units of the newest epoch that end after `lsn`, in order; to recognise what the source sends again.
     pub fn units_after(&self, lsn: Lsn) -> UnitCursor {
         UnitCursor::new(Arc::clone(&self.shared), Arc::clone(&self.stream), lsn)
     }
@@ -348,9 +388,11 @@ impl Appender {
             confirm,
             credit,
             in_flight: InFlight::start(&self.stream),
+            life: self.life,
         };
         // A log that has ended refuses: the next `pump` says so.
         let _ = self.shared.send(Command::Chunk(Box::new(command)));
+        Failpoint::HandedOver.reach();
     }
 }
 

@@ -129,6 +129,16 @@ pub enum LogError {
         /// The newest visible offset.
         visible: Offset,
     },
+    /// A consumer wants to commit a position behind which the next event is gone.
+    #[error(
+        "offset {requested} cannot be committed: everything up to offset {trim_point} was removed by retention, so that nobody can go on from there"
+    )]
+    CommitTrimmed {
+        /// The offset to commit.
+        requested: Offset,
+        /// Everything up to and including this offset is gone.
+        trim_point: Offset,
+    },
     /// A consumer wants to commit less than it committed before, and did not say that it means it.
     #[error("offset {requested} is before the committed offset {committed}: ask for a rewind if this is meant")]
     CommitRewinds {
@@ -154,9 +164,22 @@ pub enum LogError {
     /// The order of an appender's calls was broken: a defect of the caller. Nothing was stored since.
     #[error("the source's events do not fit together ({0}): this is a defect of dbstreamd, please report it")]
     Misuse(&'static str),
-    /// The log no longer writes, for good, because of an earlier failure.
-    #[error("the log stopped writing: {0}: fix the cause and restart dbstreamd; nothing acknowledged is lost")]
+    /// The log does not write because of an earlier failure, until its cause is gone.
+    #[error(
+        "the log stopped writing: {0}: free space, or see to the disk; writing goes on by itself once the disk takes writes again, and nothing acknowledged is lost"
+    )]
     Stopped(Arc<LogError>),
+    /// The log does not write any more, whatever the disk does.
+    #[error(
+        "the log stopped writing for good: {0}: restart dbstreamd, and report this; nothing acknowledged is confirmed to the source beyond what the disk has"
+    )]
+    Broken(Arc<LogError>),
+    /// The log stopped writing for a moment, and what this session had handed over may be lost: it must begin anew.
+    #[error("the log stopped writing for a moment; the source is asked to send again what was not durable")]
+    Interrupted,
+    /// The log is being opened anew after a failure.
+    #[error("the log is being opened again after a failed write: try again in a moment")]
+    Reopening,
     /// The log was closed.
     #[error("the log is closed: the daemon is shutting down")]
     Closed,

@@ -6,7 +6,8 @@
 //!                                         ├── Durable<Lsn> ──▶ confirmer     │         │
 //!                                         └── tail ring (visible chunks) ────┴─────────┘
 //!
-//!   watermarks of one stream, highest first; each is an offset, and none ever moves back while a process runs
+//!   watermarks of one stream, highest first; each is an offset, and none ever moves back while a process runs, a new
+//!   epoch included
 //!   (a new session throws away what is not visible, and only that):
 //!
 //!     appended     in memory, built or being written
@@ -14,7 +15,8 @@
 //!     visible      fsynced here together with its transaction's end: readers see up to here
 //!     trim point   removed by retention up to here: readers start after it
 //!
-//!   and beside them `confirmed_through`: how far the source may forget.
+//!   and beside them `confirmed_through`: how far the source may forget. A position of the source means something in its
+//!   own epoch only: a new epoch (`epochs.rs`) starts it over, perhaps further back.
 //! ```
 //!
 //! Read it in this order: [`Appender`] builds chunks out of units (transactions); the writer thread is the only one
@@ -26,7 +28,10 @@
 mod appender;
 mod chunk;
 mod credit;
+mod epochs;
 mod error;
+mod failpoint;
+mod holds;
 mod log;
 mod metrics;
 mod options;
@@ -40,12 +45,15 @@ mod writer;
 pub use appender::{Appender, Pump, Resume, UnitHead};
 pub use chunk::{Chunk, ChunkSlice, EncodedRun, EventRef};
 pub use credit::{Credit, CreditShare, CreditWindow};
+pub use epochs::{EpochBreak, EpochReason, EpochRecord};
 pub use error::LogError;
-pub use log::{ConsumerRecord, DISK_READS_MAX, Log, LogMemory, Rewind, Watermarks};
+pub use failpoint::Failpoint;
+pub use holds::{ConsumerState, HoldChange, HoldLimits, HoldLost, SnapshotReason};
+pub use log::{Attendance, ConsumerRecord, DISK_READS_MAX, Log, LogMemory, Rewind, Watermarks};
 pub use metrics::LogMetrics;
-pub use options::{LogOptions, Retention};
+pub use options::{FreeSpace, LogOptions, Retention};
 pub use read::{READ_AHEAD_BYTES_MAX, Reader, StartAt, UnitCursor, UnitRecord};
 pub use schemas::StoredSchema;
 pub use store::SourceIdentity;
 pub use units::UnitHasher;
-pub use writer::Durable;
+pub use writer::{Durable, Space};

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc;
@@ -14,21 +13,23 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::appender::Appender;
+use crate::epochs::EpochRecord;
 use crate::error::LogError;
+use crate::holds::{ConsumerState, HoldChange, Known};
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
 use crate::read::{self, READ_AHEAD_BYTES_MAX, Reader, StartAt};
 use crate::schemas::StoredSchema;
 use crate::store::Store;
 use crate::stream::Stream;
-use crate::writer::{Command, CommitCommand, Durable, Queue, Writer, delete_tail, refuse};
+use crate::writer::{Command, CommitCommand, Durable, Queue, Space, Writer, open_store, refuse};
 
 /// Consumers' commits that may wait for the writer at once; more wait in line in front of it.
 const COMMITS_WAITING_MAX: usize = 4096;
 /// Reads from disk at once, in the whole process.
 pub const DISK_READS_MAX: usize = 8;
 /// How long closing waits for reads that are under way.
-const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The log. Clones are the same log; when the last one goes, it is closed.
 #[derive(Clone)]
@@ -50,7 +51,7 @@ pub struct Watermarks {
     pub visible: Offset,
     /// Everything up to here was removed by retention.
     pub trim_point: Offset,
-    /// End of the newest visible unit.
+    /// End of the newest visible unit of this epoch; zero when it has none.
     pub visible_lsn: Lsn,
     /// Commit time of the newest visible unit; zero when there is none.
     pub visible_commit_time: Timestamp,
@@ -69,6 +70,18 @@ pub struct ConsumerRecord {
     pub committed: Offset,
     /// When it said so.
     pub committed_at: Timestamp,
+    /// How it stands to the log now.
+    pub state: ConsumerState,
+    /// Estimated bytes of the log between what it committed and the newest visible event.
+    pub lag_bytes: u64,
+    /// How long it has been away, at most since this process started; none while it is here.
+    pub away: Option<Duration>,
+}
+
+/// A consumer is here for as long as this lives.
+pub struct Attendance {
+    stream: Option<Arc<Stream>>,
+    consumer: ConsumerName,
 }
 
 /// What a commit below the committed offset means.
@@ -115,9 +128,10 @@ pub(crate) struct Shared {
     /// Bytes in the tail ring, encodings included, as the writer last saw.
     pub(crate) ring_bytes: AtomicUsize,
     commits: Arc<Semaphore>,
-    store: RwLock<Option<Arc<Store>>>,
+    pub(crate) store: RwLock<Option<Arc<Store>>>,
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
-    failure: OnceLock<Arc<LogError>>,
+    failure: RwLock<Option<LogError>>,
+    pub(crate) space: watch::Sender<Space>,
 }
 
 struct Closer {
@@ -132,12 +146,12 @@ impl Log {
     /// # Errors
     /// When the directory cannot be used, is used by another process, or does not hold what it should.
     pub fn open(options: LogOptions) -> Result<Self, LogError> {
-        let (store, mut loaded) = Store::open(&options)?;
-        for (id, stream) in &mut loaded.streams {
-            delete_tail(&store, *id, &mut stream.state, &mut stream.directory)?;
-        }
-        let streams: BTreeMap<_, _> =
-            loaded.streams.iter().map(|(&id, stream)| (id, Arc::new(Stream::new(id, stream)))).collect();
+        let (store, loaded) = open_store(&options)?;
+        let streams: BTreeMap<_, _> = loaded
+            .streams
+            .iter()
+            .map(|(&id, stream)| (id, Arc::new(Stream::new(id, stream, options.notices.clone()))))
+            .collect();
         // Damage in one stream's newest chunk is no reason to keep the others from running.
         for stream in streams.values() {
             if let Err(error) = read::verify_newest(&store, stream) {
@@ -157,7 +171,8 @@ impl Log {
             commits: Arc::new(Semaphore::new(COMMITS_WAITING_MAX)),
             store: RwLock::new(Some(Arc::clone(&store))),
             streams: RwLock::new(streams),
-            failure: OnceLock::new(),
+            failure: RwLock::new(None),
+            space: watch::Sender::default(),
         });
         let writer = Writer::new(Arc::clone(&shared), store, &loaded);
         let thread = std::thread::Builder::new()
@@ -244,6 +259,16 @@ impl Log {
         Ok(Reader::new(Arc::clone(&self.shared), stream, next))
     }
 
+    /// The stream's epochs after the first, oldest first.
+    pub fn epochs(&self, stream: StreamId) -> Vec<EpochRecord> {
+        self.shared.stream(stream).map(|stream| stream.layout.read().epochs.clone()).unwrap_or_default()
+    }
+
+    /// The epoch that `offset` belongs to, or, when it is yet to come, would belong to now.
+    pub fn epoch_at(&self, stream: StreamId, offset: Offset) -> Epoch {
+        self.shared.stream(stream).map_or(Epoch::FIRST, |stream| stream.layout.read().epoch_of(offset).0)
+    }
+
     /// All schema versions of a stream, oldest first.
     pub fn schemas(&self, stream: StreamId) -> Vec<StoredSchema> {
         self.shared.stream(stream).map(|stream| stream.schemas.read().all().to_vec()).unwrap_or_default()
@@ -295,7 +320,7 @@ impl Log {
         wanted
             .flat_map(|stream| {
                 let consumers = stream.consumers.read();
-                consumers.iter().map(|(name, c)| record(stream.id, name, c)).collect::<Vec<_>>()
+                consumers.iter().map(|(name, known)| self.record(stream, name, known)).collect::<Vec<_>>()
             })
             .collect()
     }
@@ -304,7 +329,58 @@ impl Log {
     pub fn consumer(&self, stream: StreamId, name: &ConsumerName) -> Option<ConsumerRecord> {
         let stream = self.shared.stream(stream).ok()?;
         let consumers = stream.consumers.read();
-        consumers.get(name).map(|committed| record(stream.id, name, committed))
+        consumers.get(name).map(|known| self.record(&stream, name, known))
+    }
+
+    fn record(&self, stream: &Stream, name: &ConsumerName, known: &Known) -> ConsumerRecord {
+        let standing = stream.standing(known, self.shared.space_low());
+        ConsumerRecord {
+            stream: stream.id,
+            name: name.clone(),
+            committed: known.committed.offset,
+            committed_at: known.committed.at,
+            state: standing.state(&self.shared.options.holds),
+            lag_bytes: standing.lag_bytes,
+            away: known.away(),
+        }
+    }
+
+    /// Notes that a consumer is here, until what is returned is dropped. One that has never committed is nobody yet.
+    pub fn attend(&self, stream: StreamId, consumer: &ConsumerName) -> Attendance {
+        let stream = self.shared.stream(stream).ok();
+        let known = stream.filter(|stream| match stream.consumers.write().get_mut(consumer) {
+            Some(known) => {
+                known.arrive();
+                true
+            }
+            None => false,
+        });
+        Attendance { stream: known, consumer: consumer.clone() }
+    }
+
+    /// Looks at all consumers; who went from one state to another since the last time. To be called now and then: it is
+    /// for telling people, retention looks for itself.
+    pub fn review_consumers(&self) -> Vec<HoldChange> {
+        let space_low = self.shared.space_low();
+        let mut changes = Vec::new();
+        for stream in self.shared.all_streams() {
+            for (name, known) in stream.consumers.write().iter_mut() {
+                let standing = stream.standing(known, space_low);
+                let state = standing.state(&self.shared.options.holds);
+                let before = std::mem::replace(&mut known.reviewed, state);
+                if before != state {
+                    changes.push(HoldChange {
+                        stream: stream.id,
+                        consumer: name.clone(),
+                        from: before,
+                        to: state,
+                        committed: standing.committed,
+                        lag_bytes: standing.lag_bytes,
+                    });
+                }
+            }
+        }
+        changes
     }
 
     /// Bytes of a stream's kept chunks, as stored.
@@ -346,8 +422,13 @@ impl Log {
     }
 
     /// Why the log stopped writing, if it did.
-    pub fn failure(&self) -> Option<Arc<LogError>> {
-        self.shared.failure.get().cloned()
+    pub fn failure(&self) -> Option<LogError> {
+        self.shared.failure.read().clone()
+    }
+
+    /// The room on the data volume, whenever it changes.
+    pub fn space(&self) -> watch::Receiver<Space> {
+        self.shared.space.subscribe()
     }
 
     /// Damage that was found and not removed by retention since, a few places of each stream. When the log is opened
@@ -381,19 +462,38 @@ impl Shared {
         self.streams.write().insert(stream.id, stream);
     }
 
-    pub(crate) fn store(&self) -> Result<Arc<Store>, LogError> {
-        self.store.read().clone().ok_or(LogError::Closed)
+    /// Whether the data volume is nearly full.
+    pub(crate) fn space_low(&self) -> bool {
+        self.space.borrow().low
     }
 
-    /// Keeps the first failure, and says how to tell others of it.
+    pub(crate) fn store(&self) -> Result<Arc<Store>, LogError> {
+        let store = self.store.read().clone();
+        store.ok_or_else(|| if *self.closed.borrow() { LogError::Closed } else { LogError::Reopening })
+    }
+
+    /// Ends all sessions because a write failed, and says how to tell others of it.
     pub(crate) fn fail(&self, error: LogError) -> LogError {
-        LogError::Stopped(Arc::clone(self.failure.get_or_init(|| Arc::new(error))))
+        self.break_off(LogError::Stopped(Arc::new(error)))
+    }
+
+    /// Ends all sessions for this reason, which everyone who asks gets from now on.
+    pub(crate) fn break_off(&self, failure: LogError) -> LogError {
+        *self.failure.write() = Some(failure.clone());
+        self.queue.begin_life();
+        failure
+    }
+
+    /// The log writes again, in this store.
+    pub(crate) fn mend(&self, store: Arc<Store>) {
+        *self.store.write() = Some(store);
+        *self.failure.write() = None;
     }
 
     /// Whether the log writes.
     pub(crate) fn writing(&self) -> Result<(), LogError> {
-        if let Some(failure) = self.failure.get() {
-            return Err(LogError::Stopped(Arc::clone(failure)));
+        if let Some(failure) = &*self.failure.read() {
+            return Err(failure.clone());
         }
         if *self.closed.borrow() { Err(LogError::Closed) } else { Ok(()) }
     }
@@ -424,11 +524,12 @@ impl Closer {
         // A refused command is no loss: then the writer has ended by itself.
         let _ = self.shared.queue.push(Command::Close);
         if thread.join().is_err() {
-            self.shared.fail(LogError::Store { action: "write", reason: "the writer thread panicked".into() });
+            let reason = "the writer thread panicked".into();
+            self.shared.break_off(LogError::Broken(Arc::new(LogError::Store { action: "write", reason })));
         }
         let Some(mut store) = self.shared.store.write().take() else { return Ok(()) };
-        let flushed = match self.shared.failure.get() {
-            Some(failure) => Err(LogError::Stopped(Arc::clone(failure))),
+        let flushed = match self.shared.failure.read().clone() {
+            Some(failure) => Err(failure),
             // What is in table files has checksums that notice damage; the write-ahead log would just end there.
             None => store.flush_all(),
         };
@@ -462,8 +563,14 @@ impl std::fmt::Debug for Log {
     }
 }
 
-fn record(stream: StreamId, name: &ConsumerName, committed: &crate::store::Committed) -> ConsumerRecord {
-    ConsumerRecord { stream, name: name.clone(), committed: committed.offset, committed_at: committed.at }
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream
+            && let Some(known) = stream.consumers.write().get_mut(&self.consumer)
+        {
+            known.leave();
+        }
+    }
 }
 
 #[cfg(test)]

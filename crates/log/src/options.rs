@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use dbstreamd_model::NoticeSink;
+
+use crate::holds::HoldLimits;
+
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
@@ -39,8 +43,14 @@ pub struct LogOptions {
     pub partition_age_max: Duration,
     /// How long, and how much, is kept.
     pub retention: Retention,
+    /// What is kept free of the data volume: below it sources are held.
+    pub free_space_min: FreeSpace,
+    /// How long, and how far behind, consumers may hold what retention would remove.
+    pub holds: HoldLimits,
     /// Names of consumers that are remembered for each stream.
     pub consumers_per_stream_max: usize,
+    /// Told of damage, of the log's end and of what else an operator may want to know.
+    pub notices: NoticeSink,
 }
 
 /// How much history is kept. Whatever limit is reached first, the oldest partition goes.
@@ -50,6 +60,17 @@ pub struct Retention {
     pub age: Option<Duration>,
     /// Drop the oldest partitions while all of them together are larger than this.
     pub bytes: Option<u64>,
+}
+
+/// What is kept free of the data volume, so that a write never fails for want of space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FreeSpace {
+    /// A twentieth of it, at most 1 GiB.
+    Share,
+    /// So many bytes.
+    Bytes(u64),
+    /// Nothing.
+    Off,
 }
 
 impl Default for Retention {
@@ -74,7 +95,10 @@ impl LogOptions {
             partition_bytes_max: 1024 * 1024 * 1024,
             partition_age_max: Duration::from_secs(6 * 3600),
             retention: Retention::default(),
+            free_space_min: FreeSpace::Share,
+            holds: HoldLimits::default(),
             consumers_per_stream_max: CONSUMERS_PER_STREAM_MAX,
+            notices: NoticeSink::default(),
         }
     }
 }

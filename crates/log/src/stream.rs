@@ -7,15 +7,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
-use dbstreamd_model::{ConsumerName, Epoch, Offset, StreamId, StreamName};
+use dbstreamd_model::{
+    ConsumerName, Epoch, Lsn, Notice, NoticeSink, Offset, Severity, StreamId, StreamName, Timestamp,
+};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::chunk::Chunk;
+use crate::epochs::EpochRecord;
 use crate::error::LogError;
+use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
-use crate::store::{Committed, Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
+use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
 use crate::writer::Published;
+
+const HOUR_MICROS: i64 = 3600 * 1_000_000;
 
 /// One stream, shared.
 pub(crate) struct Stream {
@@ -31,8 +37,8 @@ pub(crate) struct Stream {
     pub(crate) layout: RwLock<Layout>,
     /// Whose history it is, as far as that is durable.
     pub(crate) source: Mutex<Option<SourceIdentity>>,
-    /// Durable commits of consumers.
-    pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Committed>>,
+    /// Consumers with a durable commit; who of them is there is nobody's but memory's.
+    pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Known>>,
     /// The newest visible chunks.
     pub(crate) ring: Ring,
     /// Damage that was met, at the start or by readers.
@@ -47,41 +53,60 @@ pub(crate) struct Stream {
 pub(crate) struct Layout {
     /// Partitions that hold events of the stream, in order.
     pub(crate) directory: Vec<(PartitionSeq, Entry)>,
-    /// First offset of each epoch, in order; never empty.
-    pub(crate) epochs: Vec<(Epoch, Offset)>,
+    /// The epochs after the first, in order.
+    pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) trim: Trim,
     /// Bytes of all chunks ever written, as stored.
     pub(crate) bytes: u64,
 }
 
 impl Stream {
-    pub(crate) fn new(id: StreamId, loaded: &LoadedStream) -> Self {
-        // The first epoch needs no record.
-        let mut epochs = vec![(Epoch::FIRST, Offset::FIRST)];
-        epochs.extend_from_slice(&loaded.epochs);
+    pub(crate) fn new(id: StreamId, loaded: &LoadedStream, notices: NoticeSink) -> Self {
         Self {
             id,
             name: loaded.name.clone(),
             published: Published::restored(&loaded.state, loaded.trim.point),
             appended: AtomicU64::new(loaded.state.durable.0),
             schemas: RwLock::new(Arc::new(loaded.schemas.clone())),
-            layout: RwLock::new(Layout {
-                directory: loaded.directory.clone(),
-                epochs,
-                trim: loaded.trim,
-                bytes: loaded.state.bytes,
-            }),
+            layout: RwLock::new(Layout::new(loaded)),
             source: Mutex::new(loaded.source),
-            consumers: RwLock::new(loaded.consumers.clone()),
+            consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             ring: Ring::default(),
-            damage: Damage::default(),
+            damage: Damage { stream: loaded.name.clone(), kept: Mutex::default(), notices },
             flow: Flow::default(),
             appender_taken: AtomicBool::new(false),
         }
     }
 }
 
+impl Stream {
+    /// Takes over what was read back after a failed write. Readers' positions stay good: nothing visible has changed.
+    pub(crate) fn restore(&self, loaded: &LoadedStream) {
+        *self.schemas.write() = Arc::new(loaded.schemas.clone());
+        *self.layout.write() = Layout::new(loaded);
+        *self.source.lock() = loaded.source;
+        let mut consumers = self.consumers.write();
+        consumers.retain(|name, _| loaded.consumers.contains_key(name));
+        for (name, committed) in &loaded.consumers {
+            consumers.entry(name.clone()).or_insert_with(|| Known::new(*committed)).committed = *committed;
+        }
+        drop(consumers);
+        // Its chunks are as good as ever, but the writer's account of them is gone.
+        self.ring.clear();
+        self.published.restore(&loaded.state, loaded.trim.point);
+    }
+}
+
 impl Layout {
+    fn new(loaded: &LoadedStream) -> Self {
+        Self {
+            directory: loaded.directory.clone(),
+            epochs: loaded.epochs.clone(),
+            trim: loaded.trim,
+            bytes: loaded.state.bytes,
+        }
+    }
+
     /// The partition that holds `offset`, and the first offset that it does not hold any more, if it is not the last.
     pub(crate) fn partition_of(&self, offset: Offset) -> Option<(PartitionSeq, Option<Offset>)> {
         let after = self.directory.partition_point(|(_, entry)| entry.first_offset <= offset);
@@ -91,9 +116,26 @@ impl Layout {
 
     /// The epoch of `offset`, and the first offset of the next epoch, if there is one.
     pub(crate) fn epoch_of(&self, offset: Offset) -> (Epoch, Option<Offset>) {
-        let after = self.epochs.partition_point(|(_, first)| *first <= offset);
-        let epoch = after.checked_sub(1).and_then(|i| self.epochs.get(i)).map_or(Epoch::FIRST, |(epoch, _)| *epoch);
-        (epoch, self.epochs.get(after).map(|(_, first)| *first))
+        // Of epochs without events the newest is meant: that is where the offset will be.
+        let after = self.epochs.partition_point(|record| record.first_offset <= offset);
+        let epoch = after.checked_sub(1).and_then(|i| self.epochs.get(i)).map_or(Epoch::FIRST, |record| record.epoch);
+        (epoch, self.epochs.get(after).map(|record| record.first_offset))
+    }
+
+    /// The first offset of the newest epoch. LSNs are in order from here on, and only from here on.
+    pub(crate) fn newest_epoch_start(&self) -> Offset {
+        self.epochs.last().map_or(Offset::FIRST, |record| record.first_offset)
+    }
+
+    /// End of the newest unit of the newest epoch that retention removed; zero when there is none.
+    pub(crate) fn trimmed_in_newest_epoch(&self) -> Lsn {
+        if self.trim.point >= self.newest_epoch_start() { self.trim.lsn } else { Lsn::ZERO }
+    }
+
+    /// How many epochs began within the last hour; those that began in the future, by a clock that was set back, too.
+    pub(crate) fn epochs_last_hour(&self) -> usize {
+        let since = Timestamp::now().0.saturating_sub(HOUR_MICROS);
+        self.epochs.iter().rev().take_while(|record| record.started_at.0 > since).count()
     }
 
     /// Estimated bytes on disk of everything up to and including `offset`, since the stream began.
@@ -132,6 +174,10 @@ impl Ring {
         self.chunks.lock().push_back(chunk);
     }
 
+    pub(crate) fn clear(&self) {
+        *self.chunks.lock() = VecDeque::new();
+    }
+
     pub(crate) fn pop_oldest(&self) -> Option<Arc<Chunk>> {
         let mut chunks = self.chunks.lock();
         let oldest = chunks.pop_front();
@@ -144,23 +190,29 @@ impl Ring {
 }
 
 /// What could not be read, each place once.
-#[derive(Default)]
-pub(crate) struct Damage(Mutex<Vec<LogError>>);
+pub(crate) struct Damage {
+    stream: StreamName,
+    kept: Mutex<Vec<LogError>>,
+    notices: NoticeSink,
+}
 
 /// So many places are kept for each stream: enough to see how bad it is.
 const DAMAGE_KEPT_MAX: usize = 20;
 
 impl Damage {
+    /// Keeps it, and makes it known unless it is known already.
     pub(crate) fn keep(&self, error: &LogError) {
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         if kept.len() < DAMAGE_KEPT_MAX && kept.iter().all(|known| ends(known).is_none_or(|e| Some(e) != ends(error))) {
             kept.push(error.clone());
+            drop(kept);
+            self.notices.push(Notice::new(Severity::Error, "damage_found", error.to_string()).of_stream(&self.stream));
         }
     }
 
     /// What is kept of it and was not removed by retention since.
     pub(crate) fn kept(&self, trim_point: Offset) -> Vec<LogError> {
-        let mut kept = self.0.lock();
+        let mut kept = self.kept.lock();
         kept.retain(|error| ends(error).is_none_or(|last| last > trim_point));
         kept.clone()
     }

@@ -7,6 +7,7 @@
 mod event;
 mod ids;
 mod lsn;
+mod notice;
 mod offset;
 mod row;
 mod schema;
@@ -15,6 +16,7 @@ mod timestamp;
 pub use event::{BeforeKind, BodyError, EventBody, MessageBody, Op, RowChange, TruncateFlags};
 pub use ids::{ConsumerName, Epoch, NameError, SchemaId, StreamId, StreamName};
 pub use lsn::{Lsn, LsnParseError};
+pub use notice::{Notice, NoticeSink, Severity};
 pub use offset::Offset;
 pub use row::{CellRef, Cells, RowError, RowRef};
 pub use schema::{Column, Fingerprint, ReplicaIdentity, SchemaDecodeError, TableSchema};

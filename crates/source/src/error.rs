@@ -116,6 +116,8 @@ impl SourceError {
             Self::Setup(error) if error.is_transient() => Retry::Soon,
             Self::Postgres(_) | Self::Setup(_) | Self::OtherSystem { .. } => Retry::Later,
             Self::Silent(_) | Self::Feedback(_) | Self::Replaying { .. } => Retry::Soon,
+            // The log takes writes again by itself.
+            Self::Log(LogError::Stopped(_) | LogError::Interrupted | LogError::Reopening) => Retry::Soon,
             Self::Decode(_) | Self::Log(_) => Retry::Never,
             Self::Gap { .. } | Self::Behind { .. } | Self::OtherTimeline { .. } | Self::Fork { .. } => Retry::Never,
         }

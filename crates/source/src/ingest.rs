@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use dbstreamd_log::{Appender, Credit, CreditShare, Pump, Resume, UnitHead};
+use dbstreamd_log::{Appender, Credit, CreditShare, Failpoint, Pump, Resume, Space, UnitHead};
 use dbstreamd_model::{Fingerprint, Lsn, Op, SchemaId, Timestamp};
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::SourceError;
 use crate::resent::{ResentUnit, ResentUnits};
-use crate::status::StreamStatus;
+use crate::status::{State, StreamStatus};
 use crate::{Change, Progress, Session, SourceReader};
 
 /// How long a polite end may take: to make the rest durable, and to confirm it.
@@ -114,7 +114,11 @@ impl<'a> Ingest<'a> {
 
     async fn flow(&mut self, shutdown: &CancellationToken) -> Result<(), SourceError> {
         let mut changes = Vec::with_capacity(CHANGES_PER_READ);
+        let mut space = self.appender.space();
         loop {
+            if space.borrow_and_update().low && !self.wait_for_space(&mut space, shutdown).await? {
+                return Ok(());
+            }
             let wake = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => Wake::Stop,
@@ -135,10 +139,42 @@ impl<'a> Ingest<'a> {
                 Wake::Received(bytes) => {
                     let Some(credit) = self.credit_for(bytes, shutdown).await? else { return Ok(()) };
                     self.appender.add_credit(credit);
+                    Failpoint::Received.reach();
                     self.apply(&mut changes).await?;
+                    Failpoint::Appended.reach();
                     self.hand_over()?;
                 }
             }
+        }
+    }
+
+    /// Waits, with the socket unread and feedback going on, until the data volume has room again. False when it is to stop.
+    async fn wait_for_space(
+        &mut self,
+        space: &mut watch::Receiver<Space>,
+        shutdown: &CancellationToken,
+    ) -> Result<bool, SourceError> {
+        // What is built is received already, and small.
+        self.appender.pump(Pump::All)?;
+        let Space { available, floor, .. } = *space.borrow();
+        self.status.hold(&format!(
+            "held: the data volume has {} MiB left, less than the {} MiB that are kept free; nothing is read from the source, which keeps its WAL, until there is room: free some space or lower log.retention_bytes",
+            available / 1_048_576,
+            floor / 1_048_576
+        ));
+        let ended = tokio::select! {
+            () = shutdown.cancelled() => return Ok(false),
+            ended = &mut self.confirmer => Some(flatten(ended)),
+            // The log lives as long as its appender.
+            _ = space.wait_for(|space| !space.low) => None,
+        };
+        match ended {
+            None => {
+                self.status.enter(State::Streaming);
+                Ok(true)
+            }
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) => Err(SourceError::Feedback("it returned early".into())),
         }
     }
 

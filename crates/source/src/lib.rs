@@ -7,6 +7,7 @@
 //! This crate knows nothing of consumers, sinks, configuration files or HTTP.
 
 mod change;
+mod control;
 mod error;
 mod ingest;
 pub mod postgres;
@@ -16,6 +17,7 @@ mod run;
 mod status;
 
 pub use change::Change;
+pub use control::{Control, Goal, PauseNote, Wish};
 pub use error::{Retry, SourceError};
 pub use retry::RetryPolicy;
 pub use run::run;
@@ -55,6 +57,17 @@ pub trait Source: Send {
     fn guard(&self, _status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::pending())
     }
+}
+
+/// Tells where a source's history ends now, whether or not it is being read: for who waits until the log has all of it.
+#[async_trait]
+pub trait SourceEnd: Send + Sync + std::fmt::Debug {
+    /// The end of what the source has made durable, and of what it had committed before the call. Asks over a
+    /// connection of its own.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn end(&self) -> Result<Lsn, SourceError>;
 }
 
 /// One running connection to a source.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
-use dbstreamd_model::{Lsn, StreamName, Timestamp};
+use dbstreamd_model::{Lsn, Notice, NoticeSink, Offset, Severity, StreamName, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use crate::control::PauseNote;
 
 /// Where a stream is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,9 +20,14 @@ pub enum State {
     Streaming,
     /// Stopped with a reason, or between two attempts.
     Failed,
+    /// Stopped because an operator wanted it; goes on when one says so.
+    Paused,
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Init, Self::Setup, Self::Streaming, Self::Failed, Self::Paused];
+
     /// Upper-case name, as in health answers.
     pub const fn name(self) -> &'static str {
         match self {
@@ -28,16 +35,17 @@ impl State {
             Self::Setup => "SETUP",
             Self::Streaming => "STREAMING",
             Self::Failed => "FAILED",
+            Self::Paused => "PAUSED",
         }
     }
 }
 
-/// A stream's state and, when it failed, why.
+/// A stream's state and, when it failed or was paused, why.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     /// The state.
     pub state: State,
-    /// Cause and remedy in one line; only while [`State::Failed`].
+    /// In one line: cause and remedy while [`State::Failed`], who paused it and why while [`State::Paused`].
     pub error: Option<Arc<str>>,
     /// Since when.
     pub since: Timestamp,
@@ -94,11 +102,17 @@ pub struct StreamStatus {
     pub(crate) last_heard: AtomicI64,
     pub(crate) newest_commit_time: AtomicI64,
     slot: Mutex<Option<SlotHealth>>,
+    notices: NoticeSink,
 }
 
 impl StreamStatus {
     /// A stream that has not started.
     pub fn new(name: StreamName) -> Arc<Self> {
+        Self::with_notices(name, NoticeSink::default())
+    }
+
+    /// As [`new`](Self::new); what happens to the stream is put into `notices`.
+    pub fn with_notices(name: StreamName, notices: NoticeSink) -> Arc<Self> {
         let init = Lifecycle { state: State::Init, error: None, since: Timestamp::now(), retrying: false };
         Arc::new(Self {
             name,
@@ -113,6 +127,7 @@ impl StreamStatus {
             last_heard: AtomicI64::new(0),
             newest_commit_time: AtomicI64::new(0),
             slot: Mutex::new(None),
+            notices,
         })
     }
 
@@ -120,9 +135,50 @@ impl StreamStatus {
         self.lifecycle.send_replace(Lifecycle { state, error: None, since: Timestamp::now(), retrying: false });
     }
 
+    pub(crate) fn stream(&self, confirmed_through: Lsn, next_offset: Offset) {
+        self.enter(State::Streaming);
+        let text = format!("streaming on from {confirmed_through}, next offset {next_offset}");
+        self.notice(Severity::Info, "stream_streaming", text);
+    }
+
     pub(crate) fn fail(&self, error: &str, retrying: bool) {
-        let error = Some(Arc::from(error));
-        self.lifecycle.send_replace(Lifecycle { state: State::Failed, error, since: Timestamp::now(), retrying });
+        let now = Lifecycle { state: State::Failed, error: Some(error.into()), since: Timestamp::now(), retrying };
+        let before = self.lifecycle.send_replace(now);
+        // An attempt that fails like the one before it is no news.
+        if before.state == State::Failed && before.retrying == retrying && before.error.as_deref() == Some(error) {
+            return;
+        }
+        if retrying {
+            self.notice(Severity::Warning, "stream_failed", format!("interrupted, and tried again: {error}"));
+        } else {
+            self.notice(Severity::Error, "stream_failed", format!("stopped until somebody has decided: {error}"));
+        }
+    }
+
+    /// The session is alive, and nothing is read from it for this reason; ends with the next state.
+    pub(crate) fn hold(&self, reason: &str) {
+        let now =
+            Lifecycle { state: State::Failed, error: Some(reason.into()), since: Timestamp::now(), retrying: true };
+        self.lifecycle.send_replace(now);
+    }
+
+    pub(crate) fn pause(&self, note: &PauseNote) {
+        let text = note.to_string();
+        let now = Lifecycle {
+            state: State::Paused,
+            error: Some(text.as_str().into()),
+            since: Timestamp::now(),
+            retrying: false,
+        };
+        let before = self.lifecycle.send_replace(now);
+        if before.state != State::Paused || before.error.as_deref() != Some(&text) {
+            self.notice(Severity::Warning, "stream_paused", text);
+        }
+    }
+
+    /// Something happened to this stream.
+    pub(crate) fn notice(&self, severity: Severity, kind: &'static str, text: String) {
+        self.notices.push(Notice::new(severity, kind, text).of_stream(&self.name));
     }
 
     pub(crate) fn set_slot(&self, slot: Option<SlotHealth>) {

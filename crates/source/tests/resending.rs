@@ -120,7 +120,7 @@ impl Stream {
             window,
             Arc::clone(&status),
             RetryPolicy::default(),
-            shutdown.clone(),
+            shutdown.clone().into(),
         );
         let task = tokio::spawn(task);
         let (mut life, mut marks) = (status.watch(), self.log.watch(id).unwrap());

@@ -9,7 +9,7 @@ use super::{
     count_text,
 };
 use crate::json::rfc3339;
-use crate::proto::{Consumer, DeleteConsumerRequest, ListConsumersRequest};
+use crate::proto::{Consumer, ConsumerState, DeleteConsumerRequest, ListConsumersRequest};
 
 pub(super) async fn run(arguments: ConsumersArguments) -> Result<(), CliError> {
     match arguments.command {
@@ -46,7 +46,7 @@ async fn list(arguments: ListArguments) -> Result<(), CliError> {
             )?;
         }
         Format::Text => {
-            let headings = ["STREAM", "CONSUMER", "COMMITTED", "BEHIND", "BYTES", "LAST COMMIT", "NOW"];
+            let headings = ["STREAM", "CONSUMER", "COMMITTED", "BEHIND", "BYTES", "LAST COMMIT", "NOW", "STATE"];
             out.table(&headings, &consumers.iter().map(row).collect::<Vec<_>>())?;
         }
     }
@@ -59,6 +59,10 @@ fn row(consumer: &Consumer) -> Vec<(Paint, String)> {
         at => format!("{} ago", age_text(Timestamp::now().0.saturating_sub(at))),
     };
     let (paint, now) = if consumer.connected { (Paint::Good, "connected") } else { (Paint::Dim, "away") };
+    let state_paint = match consumer.state() {
+        ConsumerState::Active | ConsumerState::Unspecified => Paint::Plain,
+        ConsumerState::Lagging | ConsumerState::Released | ConsumerState::NeedsSnapshot => Paint::Bad,
+    };
     vec![
         (Paint::Plain, consumer.stream.clone()),
         (Paint::Bold, consumer.name.clone()),
@@ -67,6 +71,7 @@ fn row(consumer: &Consumer) -> Vec<(Paint, String)> {
         (Paint::Plain, bytes_text(consumer.lag_bytes)),
         (Paint::Plain, committed_at),
         (paint, now.to_owned()),
+        (state_paint, state_name(consumer).to_owned()),
     ]
 }
 
@@ -80,5 +85,12 @@ fn document(consumer: &Consumer) -> Value {
         "lag_events": consumer.lag_events,
         "lag_bytes": consumer.lag_bytes,
         "connected": consumer.connected,
+        "state": state_name(consumer),
+        "state_reason": Some(consumer.state_reason.as_str()).filter(|reason| !reason.is_empty()),
+        "away_seconds": consumer.away_seconds,
     })
+}
+
+fn state_name(consumer: &Consumer) -> &'static str {
+    consumer.state().as_str_name().trim_start_matches("CONSUMER_STATE_")
 }

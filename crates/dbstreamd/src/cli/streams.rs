@@ -33,7 +33,8 @@ fn print(out: &mut Output, streams: &[Stream]) -> Result<(), CliError> {
     out.table(&headings, &rows)?;
     for stream in streams.iter().filter(|stream| !stream.error.is_empty()) {
         let mut line = String::new();
-        out.style().paint(Paint::Bad, &format!("{}: {}", stream.name, stream.error), &mut line);
+        let paint = if stream.state() == StreamState::Paused { Paint::Change } else { Paint::Bad };
+        out.style().paint(paint, &format!("{}: {}", stream.name, stream.error), &mut line);
         out.line(&line)?;
     }
     for stream in streams {
@@ -149,6 +150,7 @@ fn state_name(stream: &Stream) -> &'static str {
         Ok(StreamState::Setup) => "SETUP",
         Ok(StreamState::Streaming) => "STREAMING",
         Ok(StreamState::Failed) => "FAILED",
+        Ok(StreamState::Paused) => "PAUSED",
         // A state of a newer daemon.
         Err(_) => "UNKNOWN",
     }

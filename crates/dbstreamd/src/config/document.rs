@@ -22,6 +22,7 @@ pub(super) struct Document {
     pub(super) http: Http,
     pub(super) memory: Memory,
     pub(super) log: Log,
+    pub(super) consumers: Consumers,
     pub(super) logging: Logging,
     pub(super) source: Vec<Source>,
 }
@@ -65,6 +66,15 @@ pub(super) struct Log {
     pub(super) partition_age: Option<Period>,
     pub(super) retention_age: Option<Limit<Period>>,
     pub(super) retention_bytes: Option<Limit<Size>>,
+    pub(super) free_space_min: Option<Limit<Size>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Consumers {
+    pub(super) max_lag_bytes: Option<Size>,
+    pub(super) max_hold_bytes: Option<Size>,
+    pub(super) disconnected_hold: Option<Period>,
 }
 
 #[derive(Deserialize, Default)]

@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use dbstreamd_log::{LogOptions, Retention};
+use dbstreamd_log::{FreeSpace, HoldLimits, LogOptions, Retention};
 use dbstreamd_source::postgres::SourceSettings;
 use serde::Deserialize;
 
-use crate::memory::{Budget, Limit, LimitOrigin, Machine, Profile};
+use crate::memory::{self as budget, Budget, LimitOrigin, Machine, Profile};
 pub use document::Format;
-use document::{Document, Period, Size};
+use document::{Document, Limit, Period, Size};
 pub use error::ConfigError;
 use settings::{OTHER_VARIABLES, SETTINGS, value, variable};
 
@@ -231,7 +231,7 @@ struct Given<'a> {
 /// The configuration with a profile's values where nothing else was said.
 fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Config, ConfigError> {
     let Given { document, sources, overrides, environment } = given;
-    let Document { data_dir, grpc, http, memory, log, logging, source: _ } = document;
+    let Document { data_dir, grpc, http, memory, log, consumers, logging, source: _ } = document;
     let values = profile.values(machine.processors);
     let bytes = |size: Option<Size>, default: u64| {
         usize::try_from(size.map_or(default, |Size(bytes)| bytes)).unwrap_or(usize::MAX)
@@ -253,6 +253,12 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
             age: log.retention_age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age)),
             bytes: log.retention_bytes.map_or(default_retention.bytes, |limit| limit.0.map(|Size(bytes)| bytes)),
         },
+        free_space_min: match log.free_space_min {
+            None => defaults.free_space_min,
+            Some(Limit(Some(Size(bytes)))) => FreeSpace::Bytes(bytes),
+            Some(Limit(None)) => FreeSpace::Off,
+        },
+        holds: holds(consumers)?,
         ..defaults
     };
     let where_from = |overridden: bool, argument: &'static str, setting: &'static str| {
@@ -294,9 +300,27 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
         sources: sources.clone(),
         warnings: Vec::new(),
     };
-    let total = memory.total.map(|Size(bytes)| Limit { bytes, origin: LimitOrigin::Setting });
+    let total = memory.total.map(|Size(bytes)| budget::Limit { bytes, origin: LimitOrigin::Setting });
     config.memory = Budget::of(&config, profile, &values, total.or_else(|| machine.limit.clone()));
     Ok(config)
+}
+
+/// How long consumers may hold the log.
+fn holds(consumers: &document::Consumers) -> Result<HoldLimits, ConfigError> {
+    let defaults = HoldLimits::default();
+    let max_hold_bytes = consumers.max_hold_bytes.map_or(defaults.max_hold_bytes, |size| size.0);
+    // A smaller cap of its own takes the warning with it.
+    let max_lag_bytes = consumers.max_lag_bytes.map_or(defaults.max_lag_bytes.min(max_hold_bytes), |size| size.0);
+    if max_lag_bytes > max_hold_bytes {
+        return Err(ConfigError::Argument {
+            argument: "consumers.max_lag_bytes",
+            problem: format!(
+                "{max_lag_bytes} bytes are more than consumers.max_hold_bytes, which is {max_hold_bytes}: the warning must come before the hold is lost"
+            ),
+        });
+    }
+    let disconnected_max = consumers.disconnected_hold.map_or(defaults.disconnected_max, |period| period.0);
+    Ok(HoldLimits { max_lag_bytes, max_hold_bytes, disconnected_max })
 }
 
 /// Where a value came from, to be named in its error.

@@ -38,6 +38,10 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("log.partition_age", Kind::Text),
     ("log.retention_age", Kind::Text),
     ("log.retention_bytes", Kind::Text),
+    ("log.free_space_min", Kind::Text),
+    ("consumers.max_lag_bytes", Kind::Text),
+    ("consumers.max_hold_bytes", Kind::Text),
+    ("consumers.disconnected_hold", Kind::Text),
     ("logging.filter", Kind::Text),
     ("logging.format", Kind::Text),
 ];
@@ -75,6 +79,7 @@ pub(super) const OTHER_VARIABLES: &[&str] = &[
     "DBSTREAMD_PG_BIN",
     "DBSTREAMD_PYTHON",
     "DBSTREAMD_CACHE",
+    "DBSTREAMD_FAILPOINT",
 ];
 
 /// The variable of a setting outside `[[source]]`.

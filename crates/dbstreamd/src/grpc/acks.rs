@@ -21,11 +21,14 @@ pub(super) struct Acks {
     /// Highest acknowledged offset that is not yet being committed.
     next: Option<Offset>,
     in_flight: Option<Commit>,
+    /// The client has everything up to here, as far as it said so or began behind it.
+    newest: Option<Offset>,
 }
 
 impl Acks {
-    pub(super) fn new(log: Log, stream: StreamId, consumer: Option<ConsumerName>) -> Self {
-        Self { log, stream, consumer, next: None, in_flight: None }
+    /// `has` is what the client is known to have, when it goes on where it stopped.
+    pub(super) fn new(log: Log, stream: StreamId, consumer: Option<ConsumerName>, has: Option<Offset>) -> Self {
+        Self { log, stream, consumer, next: None, in_flight: None, newest: has }
     }
 
     /// Notes that everything up to `offset` was processed.
@@ -41,7 +44,17 @@ impl Acks {
         }
         if offset > Offset::NONE {
             self.next = self.next.max(Some(offset));
+            self.newest = self.newest.max(Some(offset));
             self.start();
+        }
+        Ok(())
+    }
+
+    /// What lies between the last delivered event and `considered` did not match the filter: a consumer that has acknowledged
+    /// all it got has that too. Otherwise one whose filter matches nothing would hold the log for ever.
+    pub(super) fn skipped(&mut self, delivered: Offset, considered: Offset) -> Result<(), Status> {
+        if self.consumer.is_some() && considered > delivered && self.newest.is_some_and(|newest| newest >= delivered) {
+            self.acknowledge(considered)?;
         }
         Ok(())
     }

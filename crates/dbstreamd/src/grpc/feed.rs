@@ -31,6 +31,8 @@ pub(super) struct Feed {
     last_known: Option<SchemaId>,
     /// The last event that was delivered or dropped.
     considered: Offset,
+    /// The last event that was delivered, or the one before the first that was considered.
+    delivered: Offset,
     /// What the client knows of `considered`.
     reported: Offset,
     /// Whether the client was told that it has reached the end once.
@@ -50,6 +52,7 @@ impl Feed {
             known: HashSet::new(),
             last_known: None,
             considered,
+            delivered: considered,
             reported: considered,
             end_reported: false,
         }
@@ -121,6 +124,11 @@ impl Feed {
         self.current.is_none() && self.log.watermarks(self.stream).is_ok_and(|marks| marks.visible <= self.considered)
     }
 
+    /// The last event that was delivered, and the last that was looked at.
+    pub(super) const fn reached(&self) -> (Offset, Offset) {
+        (self.delivered, self.considered)
+    }
+
     /// A progress response.
     pub(super) fn progress(&mut self) -> Result<Response, Status> {
         let visible = self.log.watermarks(self.stream).map_err(|error| from_log(&error))?.visible;
@@ -171,6 +179,7 @@ impl Feed {
         range.start = from + fits;
         self.considered = chunk.first_offset().advance(range.start as u64).previous();
         self.reported = self.considered;
+        self.delivered = self.considered;
         spend(&mut self.credit, fits);
         Ok(Some(Response::Events(bytes)))
     }
@@ -204,6 +213,7 @@ impl Feed {
                 }
                 taken += 1;
                 self.reported = event.offset;
+                self.delivered = event.offset;
             }
             self.considered = event.offset;
             range.start += 1;

@@ -3,6 +3,7 @@
 //! This file answers the small questions; [`subscribe`] delivers. What may connect is decided in `listener`.
 
 mod acks;
+pub(crate) mod details;
 pub(crate) mod encode;
 mod feed;
 mod health;
@@ -16,7 +17,7 @@ pub(crate) mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::Rewind;
+use dbstreamd_log::{ConsumerState, Rewind};
 use dbstreamd_model::{Fingerprint, Offset};
 use dbstreamd_source::{SlotHealth, State};
 use tokio::net::TcpListener;
@@ -223,6 +224,7 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         Some(State::Setup) => proto::StreamState::Setup,
         Some(State::Streaming) => proto::StreamState::Streaming,
         Some(State::Failed) => proto::StreamState::Failed,
+        Some(State::Paused) => proto::StreamState::Paused,
     };
     let marks = &snapshot.watermarks;
     proto::Stream {
@@ -260,6 +262,12 @@ fn slot_health(slot: &SlotHealth) -> proto::SlotHealth {
 }
 
 fn consumer(snapshot: &ConsumerSnapshot) -> proto::Consumer {
+    let state = match snapshot.state {
+        ConsumerState::Active => proto::ConsumerState::Active,
+        ConsumerState::Lagging => proto::ConsumerState::Lagging,
+        ConsumerState::Released(_) => proto::ConsumerState::Released,
+        ConsumerState::NeedsSnapshot(_) => proto::ConsumerState::NeedsSnapshot,
+    };
     proto::Consumer {
         stream: snapshot.stream.to_string(),
         name: snapshot.name.to_string(),
@@ -268,5 +276,8 @@ fn consumer(snapshot: &ConsumerSnapshot) -> proto::Consumer {
         lag_bytes: snapshot.lag_bytes,
         committed_at_us: snapshot.committed_at.0,
         connected: snapshot.connected,
+        state: state.into(),
+        state_reason: snapshot.state_reason(),
+        away_seconds: snapshot.away.map_or(0, |away| away.as_secs()),
     }
 }

@@ -1,9 +1,10 @@
 //! The first request of a subscription, checked: which stream, who, from where, what, how much.
 
-use dbstreamd_log::{Reader, StartAt};
+use dbstreamd_log::{ConsumerState, LogError, Reader, SnapshotReason, StartAt};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, Op, Timestamp};
 use tonic::Status;
 
+use super::details;
 use super::status::from_log;
 use crate::directory::{Directory, Entry};
 use crate::filter::{Filter, FilterError};
@@ -33,15 +34,53 @@ impl Plan {
     /// Opens the reader where this subscription begins.
     pub(super) async fn open(&mut self, directory: &Directory) -> Result<Reader, Status> {
         let log = directory.log();
-        let at = match (self.from.take(), &self.consumer) {
+        let at = match (self.from, &self.consumer) {
             (Some(from), _) => from,
             (None, None) => StartAt::Latest,
             (None, Some(consumer)) => match log.consumer(self.entry.id, consumer) {
-                Some(record) if record.committed > Offset::NONE => StartAt::Offset(record.committed.next()),
-                _ => StartAt::Earliest,
+                Some(record) if record.state == ConsumerState::NeedsSnapshot(SnapshotReason::Trimmed) => {
+                    return Err(self.needs_snapshot(directory, SnapshotReason::Trimmed));
+                }
+                Some(record) => StartAt::Offset(record.committed.next()),
+                None => StartAt::Earliest,
             },
         };
-        open_reader(directory, self.entry.id, at).await.map_err(|error| from_log(&error))
+        open_reader(directory, self.entry.id, at).await.map_err(|error| self.refusal(directory, &error))
+    }
+
+    /// Whether it goes on where its consumer stopped.
+    pub(super) fn resumes(&self) -> bool {
+        self.from.is_none() && self.consumer.is_some()
+    }
+
+    /// The status for an error of the log: a named consumer whose next event is gone is told what to do about it.
+    pub(super) fn refusal(&self, directory: &Directory, error: &LogError) -> Status {
+        match error {
+            LogError::OffsetTrimmed { .. } if self.resumes() => self.needs_snapshot(directory, SnapshotReason::Trimmed),
+            other => from_log(other),
+        }
+    }
+
+    /// FAILED_PRECONDITION with typed details for this consumer.
+    pub(super) fn needs_snapshot(&self, directory: &Directory, reason: SnapshotReason) -> Status {
+        let log = directory.log();
+        let marks = match log.watermarks(self.entry.id) {
+            Ok(marks) => marks,
+            Err(error) => return from_log(&error),
+        };
+        let committed = self.consumer.as_ref().and_then(|name| log.consumer(self.entry.id, name));
+        details::needs_snapshot(&proto::NeedsSnapshot {
+            stream: self.entry.name.to_string(),
+            consumer: self.consumer.as_ref().map(ToString::to_string).unwrap_or_default(),
+            reason: match reason {
+                SnapshotReason::Trimmed => proto::SnapshotReason::Trimmed.into(),
+                SnapshotReason::NewEpoch => proto::SnapshotReason::NewEpoch.into(),
+            },
+            committed_offset: committed.map_or(0, |record| record.committed.0),
+            trim_point: marks.trim_point.next().0,
+            resume_offset: marks.visible.next().0,
+            publication: self.entry.running.as_ref().map(|running| running.publication.clone()).unwrap_or_default(),
+        })
     }
 }
 

@@ -29,12 +29,15 @@ pub(super) fn from_log(error: &LogError) -> Status {
         | LogError::OffsetPastEnd { .. }
         | LogError::LsnTrimmed { .. }
         | LogError::TimeTrimmed { .. }
-        | LogError::CommitPastEnd { .. } => Status::out_of_range(text),
+        | LogError::CommitPastEnd { .. }
+        | LogError::CommitTrimmed { .. } => Status::out_of_range(text),
         // Stopped for good: coming back would not help, so this is not UNAVAILABLE.
-        LogError::CommitRewinds { .. } | LogError::Stopped(_) => Status::failed_precondition(text),
+        LogError::CommitRewinds { .. } | LogError::Broken(_) => Status::failed_precondition(text),
         LogError::TooManyConsumers { .. } => Status::resource_exhausted(text),
         LogError::Damaged { .. } | LogError::DamagedRecord { .. } => Status::data_loss(text),
-        LogError::Closed => Status::unavailable(text),
+        LogError::Closed | LogError::Stopped(_) | LogError::Interrupted | LogError::Reopening => {
+            Status::unavailable(text)
+        }
         _ => Status::internal(text),
     }
 }
@@ -63,7 +66,9 @@ mod tests {
     #[test]
     fn only_what_passes_asks_the_client_to_come_back() {
         assert_eq!(from_log(&LogError::Closed).code(), Code::Unavailable);
-        let stopped = from_log(&LogError::Stopped(std::sync::Arc::new(LogError::Closed)));
+        let cause = std::sync::Arc::new(LogError::Closed);
+        assert_eq!(from_log(&LogError::Stopped(std::sync::Arc::clone(&cause))).code(), Code::Unavailable);
+        let stopped = from_log(&LogError::Broken(cause));
         assert_eq!(stopped.code(), Code::FailedPrecondition);
         assert_eq!(from_log(&LogError::TooManyConsumers { max: 1 }).code(), Code::ResourceExhausted);
         assert!(stopped.message().contains("restart dbstreamd"), "{}", stopped.message());

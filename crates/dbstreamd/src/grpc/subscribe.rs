@@ -11,8 +11,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{ChunkSlice, Durable, LogError};
-use dbstreamd_model::Offset;
+use dbstreamd_log::{Attendance, ChunkSlice, Durable, LogError, Rewind};
+use dbstreamd_model::{ConsumerName, Offset, StreamId};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -96,12 +96,15 @@ fn shutting_down() -> Status {
 }
 
 struct Subscription {
+    directory: Arc<Directory>,
     plan: Plan,
     seat: Option<Seat>,
     feed: Feed,
     acks: Acks,
     /// The client will ask for nothing more.
     half_closed: bool,
+    /// While it is here a consumer does not lose its hold by absence.
+    _attendance: Option<Attendance>,
 }
 
 impl Subscription {
@@ -124,8 +127,22 @@ impl Subscription {
         let reader = plan.open(directory).await?;
         let feed =
             Feed::new(directory.log().clone(), plan.entry.id, reader, std::mem::take(&mut plan.filter), plan.credit);
-        let acks = Acks::new(directory.log().clone(), plan.entry.id, plan.consumer.clone());
-        Ok(Self { plan, seat, feed, acks, half_closed: false })
+        let (begun_behind, _) = feed.reached();
+        let attendance = match &plan.consumer {
+            Some(consumer) => Some(introduce(directory, plan.entry.id, consumer, begun_behind).await?),
+            None => None,
+        };
+        let has = plan.resumes().then_some(begun_behind);
+        let acks = Acks::new(directory.log().clone(), plan.entry.id, plan.consumer.clone(), has);
+        Ok(Self {
+            directory: Arc::clone(directory),
+            plan,
+            seat,
+            feed,
+            acks,
+            half_closed: false,
+            _attendance: attendance,
+        })
     }
 
     /// Delivers until something ends it. `Ok` when the client went away or all it asked for was delivered.
@@ -169,7 +186,7 @@ impl Subscription {
                 Happening::Asked(None) => self.half_closed = true,
                 Happening::Asked(Some(request)) => self.asked(request?)?,
                 Happening::Read(slice) => {
-                    self.feed.take(slice.map_err(|error| from_log(&error))?);
+                    self.feed.take(slice.map_err(|error| self.plan.refusal(&self.directory, &error))?);
                     held_from = tokio::time::Instant::now();
                 }
                 Happening::Room(Some(room)) => {
@@ -189,6 +206,8 @@ impl Subscription {
                 }
                 Happening::Room(None) => return Ok(()),
                 Happening::ProgressDue => {
+                    let (delivered, considered) = self.feed.reached();
+                    self.acks.skipped(delivered, considered)?;
                     waiting = Some(self.feed.progress()?);
                     progress_from = tokio::time::Instant::now() + PROGRESS_INTERVAL;
                 }
@@ -210,4 +229,18 @@ impl Subscription {
         let name = self.plan.consumer.as_ref().map_or("", |name| name.as_str());
         Status::aborted(format!("consumer {name:?} was subscribed again elsewhere, and that subscription goes on"))
     }
+}
+
+/// Makes a consumer known from its first subscription on, so that it holds the log before it has acknowledged anything.
+async fn introduce(
+    directory: &Directory,
+    stream: StreamId,
+    consumer: &ConsumerName,
+    has: Offset,
+) -> Result<Attendance, Status> {
+    let log = directory.log();
+    if log.consumer(stream, consumer).is_none() {
+        log.commit_offset(stream, consumer, has, Rewind::Ignore).await.map_err(|error| from_log(&error))?;
+    }
+    Ok(log.attend(stream, consumer))
 }

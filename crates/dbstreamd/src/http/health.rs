@@ -1,4 +1,4 @@
-//! `/health`: 200 while every stream is well; 503 when one has failed, the log does not write any more, or damage
+//! `/health`: 200 while every stream is well, or paused because an operator wanted that; 503 when one has failed, the log does not write any more, or damage
 //! was found in it, when it was opened or by a reader since.
 
 use std::sync::Arc;

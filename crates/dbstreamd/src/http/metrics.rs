@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use dbstreamd_log::ConsumerState;
 use dbstreamd_source::{SlotHealth, State};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -64,8 +65,20 @@ const CONSUMER_GAUGES: &[Of<ConsumerSnapshot>] = &[
     ("dbstreamd_consumer_lag_bytes", "Bytes of the log between the consumer and the newest visible event", |c| {
         float(c.lag_bytes)
     }),
-    ("dbstreamd_consumer_connected", "1 while the consumer is subscribed", |c| if c.connected { 1.0 } else { 0.0 }),
+    ("dbstreamd_consumer_holds", "1 while retention keeps what the consumer has not read", |c| flag(c.state.holds())),
+    ("dbstreamd_consumer_lagging", "1 while the consumer is behind by more than consumers.max_lag_bytes", |c| {
+        flag(!c.state.holds() || c.state == ConsumerState::Lagging)
+    }),
+    ("dbstreamd_consumer_needs_snapshot", "1 while the consumer cannot go on where it is", |c| {
+        flag(matches!(c.state, ConsumerState::NeedsSnapshot(_)))
+    }),
+    ("dbstreamd_consumer_connected", "1 while the consumer is subscribed", |c| flag(c.connected)),
 ];
+
+/// A yes or no as a gauge.
+const fn flag(yes: bool) -> f64 {
+    if yes { 1.0 } else { 0.0 }
+}
 
 /// A registry over everything the daemon knows.
 pub(super) fn registry(shared: &Arc<Shared>) -> Arc<Registry> {
@@ -93,6 +106,7 @@ pub(super) fn registry(shared: &Arc<Shared>) -> Arc<Registry> {
     for (name, help, histogram) in histograms {
         registry.register(format!("dbstreamd_log_{name}"), help, histogram.clone());
     }
+    registry.register("dbstreamd_notices", "Things that happened, by kind", shared.directory.notices.counted());
     Arc::new(registry)
 }
 
@@ -161,7 +175,7 @@ fn states(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fm
     let help = "1 for the state the stream is in";
     let mut family = encoder.encode_descriptor("dbstreamd_stream_state", help, None, MetricType::Gauge)?;
     for stream in streams {
-        for state in [State::Init, State::Setup, State::Streaming, State::Failed] {
+        for state in State::ALL {
             let is = stream.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.state == state);
             let labels = [("stream", stream.name.as_str()), ("state", state.name())];
             ConstGauge::new(i64::from(is)).encode(family.encode_family(&labels)?)?;
@@ -248,11 +262,7 @@ fn daemon(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
             size(shared.memory.window.limit()),
         ),
         ("dbstreamd_log_disk_bytes", "Bytes of the log on disk", float(log.disk_bytes())),
-        (
-            "dbstreamd_log_failed",
-            "1 when the log stopped writing for good",
-            if log.failure().is_some() { 1.0 } else { 0.0 },
-        ),
+        ("dbstreamd_log_failed", "1 while the log does not write", if log.failure().is_some() { 1.0 } else { 0.0 }),
         ("process_resident_memory_bytes", "Resident memory", float(usage.resident_bytes)),
         ("process_open_fds", "Open file descriptors", float(usage.open_files)),
         ("process_start_time_seconds", "Start of the process, seconds since 1970-01-01 UTC", usage.started_seconds),

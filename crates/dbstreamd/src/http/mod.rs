@@ -7,6 +7,7 @@ mod events;
 mod health;
 mod host;
 mod metrics;
+mod notices;
 mod page;
 mod patience;
 mod streams;
@@ -71,6 +72,7 @@ fn router(shared: Arc<Shared>, hosts: AllowedHosts) -> Router {
         .route("/v1/streams/{name}", get(streams::one))
         .route("/v1/streams/{name}/events", get(events::follow))
         .route("/v1/consumers", get(streams::consumers))
+        .route("/v1/notices", get(notices::list))
         .fallback(|| async {
             problem(StatusCode::NOT_FOUND, "there is nothing here: try /, /health, /metrics or /v1/streams")
         })

@@ -106,5 +106,8 @@ fn consumer(snapshot: &ConsumerSnapshot) -> Value {
         "lag_events": snapshot.lag_events,
         "lag_bytes": snapshot.lag_bytes,
         "connected": snapshot.connected,
+        "state": snapshot.state.name(),
+        "state_reason": Some(snapshot.state_reason()).filter(|reason| !reason.is_empty()),
+        "away_seconds": snapshot.away.map_or(0, |away| away.as_secs()),
     })
 }

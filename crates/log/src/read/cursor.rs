@@ -36,7 +36,7 @@ impl std::fmt::Display for UnitRecord {
     }
 }
 
-/// The stored units that end after a position, in order, up to what was visible when the walk began.
+/// The stored units of the newest epoch that end after a position, in order, up to what was visible when the walk began.
 pub struct UnitCursor {
     shared: Arc<Shared>,
     stream: Arc<Stream>,

@@ -203,11 +203,10 @@ fn explain(
     damaged(stream, (from, last.max(from)), place.partition, reason)
 }
 
-/// Makes damage known: in our log, to whoever asks for the stream's damage, and as the error.
+/// Makes damage known: to whoever asks for the stream's damage, as a notice, and as the error.
 fn damaged(stream: &Stream, (first, last): (Offset, Offset), partition: PartitionSeq, reason: String) -> LogError {
     let stream_name = stream.name.to_string();
     let error = LogError::Damaged { stream: stream_name, first, last, partition: partition.0, reason };
-    tracing::error!(%error, "a stored chunk cannot be read");
     stream.damage.keep(&error);
     error
 }

@@ -24,9 +24,9 @@ pub enum StartAt {
     Latest,
     /// This event.
     Offset(Offset),
-    /// The first unit that ends after this position.
+    /// The first unit of the newest epoch that ends after this position.
     Lsn(Lsn),
     /// The first unit with which the running maximum of commit times reaches this time. Commit times are not in
-    /// order, so a few later units may have been committed before it.
+    /// order, so a few later units may have been committed before it. It is the maximum over all epochs.
     Time(Timestamp),
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dbstreamd_model::Offset;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
@@ -23,6 +24,9 @@ const READ_AHEAD: Budget = Budget { chunks: 4, bytes: 512 * 1024 };
 pub const READ_AHEAD_BYTES_MAX: usize = 2 * READ_AHEAD.bytes;
 
 type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+
+/// How long a reader waits when the log is being opened anew after a failed write.
+const REOPENING_PAUSE: Duration = Duration::from_millis(50);
 
 /// One consumer's cursor over a stream. Follows the tail without polling.
 pub struct Reader {
@@ -194,8 +198,12 @@ impl Reader {
         if let Some(reading) = &mut self.reading {
             let result = reading.await;
             self.reading = None;
-            let chunks = result.map_err(|error| LogError::Store { action: "read", reason: error.to_string() })??;
-            self.ahead = chunks.into();
+            match result.map_err(|error| LogError::Store { action: "read", reason: error.to_string() })? {
+                Ok(chunks) => self.ahead = chunks.into(),
+                // The caller looks again.
+                Err(LogError::Reopening) => tokio::time::sleep(REOPENING_PAUSE).await,
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

@@ -56,7 +56,7 @@ pub(crate) enum MetaKey<'a> {
     StreamName(StreamId),
     /// `03 stream` → watermarks (`StreamState`).
     StreamState(StreamId),
-    /// `04 stream epoch` → the epoch's first offset.
+    /// `04 stream epoch` → where and why the epoch began (`EpochRecord`).
     Epoch(StreamId, Epoch),
     /// `05 stream schema` → fingerprint and schema.
     Schema(StreamId, SchemaId),

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use dbstreamd_model::{ConsumerName, Epoch, Offset, StreamId, StreamName};
+use dbstreamd_model::{ConsumerName, Epoch, StreamId, StreamName};
 
 use super::records::{self, Committed, Entry, Partition, SourceIdentity, StreamState, Trim};
 use super::{Batch, MetaKey, PartitionSeq, Store};
+use crate::epochs::EpochRecord;
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::schemas::SchemaRegistry;
 
 /// Everything the records say.
@@ -23,7 +25,7 @@ pub(crate) struct LoadedStream {
     pub(crate) state: StreamState,
     pub(crate) trim: Trim,
     pub(crate) source: Option<SourceIdentity>,
-    pub(crate) epochs: Vec<(Epoch, Offset)>,
+    pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) schemas: SchemaRegistry,
     pub(crate) directory: Vec<(PartitionSeq, Entry)>,
     pub(crate) consumers: BTreeMap<ConsumerName, Committed>,
@@ -54,8 +56,8 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
         }
         MetaKey::StreamState(id) => loaded.stream(id)?.state = StreamState::decode(value)?,
         MetaKey::Epoch(id, epoch) => {
-            let first = <[u8; 8]>::try_from(value).map_err(|_| damaged("an epoch".into(), "it is not 8 bytes"))?;
-            loaded.stream(id)?.epochs.push((epoch, Offset(u64::from_be_bytes(first))));
+            let record = records::decode_epoch(epoch, value)?;
+            loaded.stream(id)?.epochs.push(record);
         }
         MetaKey::Schema(id, schema) => {
             let decoded = records::decode_schema(schema, value)?;
@@ -82,6 +84,7 @@ fn finish_drops(store: &Store, loaded: &mut Loaded) -> Result<(), LogError> {
     let dropping: Vec<_> = loaded.partitions.iter().filter(|(_, p)| p.dropping).map(|(&seq, _)| seq).collect();
     for seq in dropping {
         store.drop_partition(seq)?;
+        Failpoint::DropFinished.reach();
         let mut batch = Batch::default();
         store.delete_meta(&mut batch, MetaKey::Partition(seq))?;
         store.commit(&batch)?;
@@ -118,6 +121,18 @@ fn check(stream: &LoadedStream, partitions: &BTreeMap<PartitionSeq, Partition>) 
     }
     if stream.trim.point > stream.state.visible {
         return damaged("its trim point is past its visible end");
+    }
+    // The first has no record; the newest is the state's.
+    let numbers = (Epoch::FIRST.0.saturating_add(1)..).zip(&stream.epochs);
+    if numbers.into_iter().any(|(number, record)| record.epoch.0 != number)
+        || stream.epochs.last().map_or(Epoch::FIRST, |newest| newest.epoch) != stream.state.epoch
+    {
+        return damaged("its epochs are not numbered one after the other up to its own");
+    }
+    if !stream.epochs.is_sorted_by_key(|record| record.first_offset)
+        || stream.epochs.last().is_some_and(|newest| newest.first_offset > stream.state.visible.next())
+    {
+        return damaged("its epochs are out of order");
     }
     if stream.directory.is_empty() && stream.trim.point != stream.state.durable {
         return damaged("its events are in no partition");

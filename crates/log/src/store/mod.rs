@@ -22,6 +22,7 @@ pub use records::SourceIdentity;
 pub(crate) use records::{Committed, Entry, Partition, StreamState, Trim, encode_schema};
 
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::options::LogOptions;
 use lock::DirLock;
 
@@ -62,6 +63,7 @@ impl Store {
         synced.set_sync(true);
         let partition_options = tuning.partition();
         let store = Self { db, partition_options, tuning, synced, dir: options.dir.clone(), _lock: lock };
+        Failpoint::StoreOpened.reach();
         store.check_format()?;
         let loaded = load::load(&store)?;
         Ok((store, loaded))

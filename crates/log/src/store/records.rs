@@ -5,6 +5,7 @@
 
 use dbstreamd_model::{Epoch, Fingerprint, Lsn, Offset, SchemaId, TableSchema, Timestamp};
 
+use crate::epochs::{EpochReason, EpochRecord};
 use crate::error::LogError;
 use crate::schemas::StoredSchema;
 
@@ -193,6 +194,34 @@ impl SourceIdentity {
     }
 }
 
+impl EpochRecord {
+    /// Without its number, which is in the key.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = encode_numbers(&[
+            self.first_offset.0,
+            self.log_lsn.0,
+            self.source_lsn.0,
+            self.source.system_id,
+            self.started_at.0.cast_unsigned(),
+        ]);
+        out.extend_from_slice(&self.source.timeline.to_be_bytes());
+        out.push(self.reason.code());
+        out
+    }
+}
+
+/// Reads what [`EpochRecord::encode`] wrote.
+pub(crate) fn decode_epoch(epoch: Epoch, bytes: &[u8]) -> Result<EpochRecord, LogError> {
+    read("an epoch", bytes, |input| {
+        let (first_offset, log_lsn, source_lsn) = (Offset(input.u64()?), Lsn(input.u64()?), Lsn(input.u64()?));
+        let (system_id, started_at) = (input.u64()?, Timestamp(input.u64()?.cast_signed()));
+        let source = SourceIdentity { system_id, timeline: input.u32()? };
+        let reason = EpochReason::from_code(input.u8()?)?;
+        let record = EpochRecord { epoch, first_offset, reason, log_lsn, source_lsn, source, started_at };
+        (first_offset >= Offset::FIRST).then_some(record)
+    })
+}
+
 /// A schema version: its fingerprint, then the schema's own encoding.
 pub(crate) fn encode_schema(schema: &StoredSchema) -> Vec<u8> {
     let mut out = vec![RECORD_VERSION];
@@ -290,5 +319,21 @@ mod tests {
         check(&trim, &trim.encode(), Trim::decode);
         let source = SourceIdentity { system_id: u64::MAX, timeline: 3 };
         check(&source, &source.encode(), SourceIdentity::decode);
+        for reason in EpochReason::ALL {
+            let epoch = EpochRecord {
+                epoch: Epoch(2),
+                first_offset: Offset(7),
+                reason,
+                log_lsn: Lsn(u64::MAX),
+                source_lsn: Lsn(9),
+                source,
+                started_at: time,
+            };
+            check(&epoch, &epoch.encode(), |bytes| decode_epoch(Epoch(2), bytes));
+            let none = EpochRecord { first_offset: Offset::NONE, ..epoch };
+            assert!(decode_epoch(Epoch(2), &none.encode()).is_err(), "offsets start at 1");
+            let unknown = [&epoch.encode()[..45], &[0]].concat();
+            assert!(decode_epoch(Epoch(2), &unknown).is_err(), "a reason nobody knows");
+        }
     }
 }

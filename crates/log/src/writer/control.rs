@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use dbstreamd_model::{ConsumerName, Offset, StreamId, StreamName};
+use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName};
 
 use super::{Command, Next, Slot, Writer};
 use crate::appender::{Restart, Resume};
 use crate::chunk::CodecChoice;
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::store::{Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState};
 use crate::stream::Stream;
 
@@ -29,9 +30,13 @@ impl Writer {
                 let committed = self.forget(&stream, &consumer)?;
                 let _ = reply.send(Ok(committed));
             }
-            Command::Bind { stream, source, reply } => {
-                self.bind(&stream, source)?;
+            Command::Bind { stream, source, confirmed_max, reply } => {
+                self.bind(&stream, source, confirmed_max)?;
                 let _ = reply.send(Ok(()));
+            }
+            Command::RaiseEpoch { stream, broken, reply } => {
+                let record = self.raise_epoch(&stream, broken)?;
+                let _ = reply.send(Ok(record));
             }
             Command::Retain { reply } => {
                 self.retain()?;
@@ -56,7 +61,7 @@ impl Writer {
         self.store.put_meta(&mut batch, MetaKey::StreamName(id), name.as_str().as_bytes())?;
         self.store.put_meta(&mut batch, MetaKey::StreamState(id), &StreamState::NEW.encode())?;
         self.store.commit(&batch)?;
-        let stream = Arc::new(Stream::new(id, &LoadedStream::new(name)));
+        let stream = Arc::new(Stream::new(id, &LoadedStream::new(name), self.shared.options.notices.clone()));
         self.streams.insert(
             id,
             Slot {
@@ -71,7 +76,7 @@ impl Writer {
     }
 
     fn forget(&mut self, stream: &Stream, consumer: &ConsumerName) -> Result<Option<Offset>, LogError> {
-        let Some(committed) = stream.consumers.read().get(consumer).map(|committed| committed.offset) else {
+        let Some(committed) = stream.consumers.read().get(consumer).map(|known| known.committed.offset) else {
             return Ok(None);
         };
         let mut batch = Batch::default();
@@ -81,11 +86,19 @@ impl Writer {
         Ok(Some(committed))
     }
 
-    fn bind(&mut self, stream: &Stream, source: SourceIdentity) -> Result<(), LogError> {
+    fn bind(&mut self, stream: &Stream, source: SourceIdentity, confirmed_max: Lsn) -> Result<(), LogError> {
+        let slot = self.streams.get_mut(&stream.id).ok_or(LogError::UnknownStream(stream.id.0))?;
+        let mut state = slot.state;
+        state.confirmed_through = state.confirmed_through.min(confirmed_max.max(state.visible_lsn));
         let mut batch = Batch::default();
         self.store.put_meta(&mut batch, MetaKey::Source(stream.id), &source.encode())?;
+        self.store.put_meta(&mut batch, MetaKey::StreamState(stream.id), &state.encode())?;
         self.store.commit(&batch)?;
+        slot.state = state;
+        // One noted before may lie above the bound.
+        self.shared.queue.forget_idle(stream.id);
         *stream.source.lock() = Some(source);
+        stream.published.publish(&state);
         Ok(())
     }
 
@@ -96,7 +109,7 @@ impl Writer {
         slot.partition = directory.last().map(|(seq, _)| *seq);
         let mut layout = stream.layout.write();
         layout.directory = directory;
-        let trimmed_through = layout.trim.lsn;
+        let (trimmed_through, epochs_last_hour) = (layout.trimmed_in_newest_epoch(), layout.epochs_last_hour());
         drop(layout);
         stream.published.publish(&slot.state);
         Ok(Restart {
@@ -106,8 +119,10 @@ impl Writer {
                 visible_lsn: slot.state.visible_lsn,
                 trimmed_through,
                 source: *stream.source.lock(),
+                epoch: slot.state.epoch,
+                epochs_last_hour,
             },
-            epoch: slot.state.epoch,
+            life: self.shared.queue.life(),
             commit_time_max: slot.state.commit_time_max,
         })
     }
@@ -127,19 +142,37 @@ pub(crate) fn delete_tail(
         return Ok(());
     }
     let mut batch = Batch::default();
-    // The tail begins in the last partition that starts at or before it, and fills all after that one.
-    let begins = directory.partition_point(|(_, entry)| entry.first_offset <= state.visible.next()).saturating_sub(1);
-    for (seq, entry) in directory.get(begins..).unwrap_or_default() {
-        store.delete_after(&mut batch, *seq, (stream, state.epoch), state.visible)?;
-        if entry.first_offset > state.visible {
-            store.delete_meta(&mut batch, MetaKey::Directory(stream, *seq))?;
-        }
-    }
+    remove_tail(store, &mut batch, stream, state, directory)?;
     let removed = state.durable.events_since(state.visible);
     state.durable = state.visible;
     store.put_meta(&mut batch, MetaKey::StreamState(stream), &state.encode())?;
+    Failpoint::TailDeleting.reach();
     store.commit(&batch)?;
-    directory.retain(|(_, entry)| entry.first_offset <= state.visible);
+    Failpoint::TailDeleted.reach();
     tracing::info!(stream = stream.0, events = removed, "removed the beginning of a transaction that had no end");
+    Ok(())
+}
+
+/// Puts the removal of a stream's invisible tail into `batch`, and takes what begins in it out of `directory`. The tail
+/// is of the newest epoch: raising one removes it.
+pub(super) fn remove_tail(
+    store: &Store,
+    batch: &mut Batch,
+    stream: StreamId,
+    state: &StreamState,
+    directory: &mut Vec<(PartitionSeq, Entry)>,
+) -> Result<(), LogError> {
+    if state.durable == state.visible {
+        return Ok(());
+    }
+    // The tail begins in the last partition that starts at or before it, and fills all after that one.
+    let begins = directory.partition_point(|(_, entry)| entry.first_offset <= state.visible.next()).saturating_sub(1);
+    for (seq, entry) in directory.get(begins..).unwrap_or_default() {
+        store.delete_after(batch, *seq, (stream, state.epoch), state.visible)?;
+        if entry.first_offset > state.visible {
+            store.delete_meta(batch, MetaKey::Directory(stream, *seq))?;
+        }
+    }
+    directory.retain(|(_, entry)| entry.first_offset <= state.visible);
     Ok(())
 }

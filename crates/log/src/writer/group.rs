@@ -13,7 +13,9 @@ use super::{ChunkCommand, CommitCommand, Durable, Slot, Writer};
 use crate::chunk::{Chunk, encode};
 use crate::credit::Credit;
 use crate::error::LogError;
-use crate::log::Rewind;
+use crate::failpoint::Failpoint;
+use crate::holds::Known;
+use crate::log::{Rewind, Watermarks};
 use crate::schemas::StoredSchema;
 use crate::store::{Batch, ChunkKey, Committed, Entry, MetaKey, PartitionSeq, StreamState, encode_schema};
 use crate::stream::{InFlight, Stream};
@@ -51,6 +53,16 @@ impl Group {
         self.raw_bytes
     }
 
+    fn pass_failpoints(&self) {
+        Failpoint::Committed.reach();
+        if self.chunks.iter().any(|stored| !stored.chunk.finished()) {
+            Failpoint::FragmentCommitted.reach();
+        }
+        if !self.commits.is_empty() {
+            Failpoint::OffsetCommitted.reach();
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.touched.is_empty() && self.commits.is_empty()
     }
@@ -59,7 +71,7 @@ impl Group {
 impl Writer {
     /// Puts a chunk, with the schemas it brings, into the group.
     pub(super) fn gather_chunk(&mut self, group: &mut Group, command: ChunkCommand) -> Result<(), LogError> {
-        let ChunkCommand { stream, chunk, schemas, confirm, credit, in_flight } = command;
+        let ChunkCommand { stream, chunk, schemas, confirm, credit, in_flight, life: _ } = command;
         let (partition, closed) = self.active_partition(&mut group.batch)?;
         group.closed.extend(closed);
         let slot = self.streams.get_mut(&stream.id).ok_or(LogError::UnknownStream(stream.id.0))?;
@@ -100,14 +112,14 @@ impl Writer {
     /// Puts a consumer's commit into the group, or refuses it.
     pub(super) fn gather_commit(&mut self, group: &mut Group, command: CommitCommand) -> Result<(), LogError> {
         let CommitCommand { stream, consumer, offset, rewind, reply, permit } = command;
-        let visible = stream.published.watermarks().visible;
+        let marks = stream.published.watermarks();
         let id = (stream.id, consumer);
         let committed = match group.commits.get(&id) {
             Some((_, pending)) => Some(*pending),
-            None => stream.consumers.read().get(&id.1).copied(),
+            None => stream.consumers.read().get(&id.1).map(|known| known.committed),
         };
         let known = committed.map(|committed| committed.offset);
-        let wanted = match judge(known, offset, visible, rewind) {
+        let wanted = match judge(known, offset, &marks, rewind) {
             Ok(wanted) => wanted,
             Err(error) => {
                 // Nobody may be waiting any more; the refusal changes nothing.
@@ -156,7 +168,9 @@ impl Writer {
                 }
             }
             let started = Instant::now();
+            Failpoint::Gathered.reach();
             self.store.commit(&group.batch)?;
+            group.pass_failpoints();
             let metrics = &self.shared.metrics;
             metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
             metrics.flush_bytes.observe(f64::from(u32::try_from(group.stored_bytes).unwrap_or(u32::MAX)));
@@ -173,7 +187,7 @@ impl Writer {
             stream.layout.write().directory.push((partition, entry));
         }
         for ((_, consumer), (stream, record)) in group.commits {
-            stream.consumers.write().insert(consumer, record);
+            stream.consumers.write().entry(consumer).or_insert_with(|| Known::new(record)).committed = record;
         }
         let metrics = &self.shared.metrics;
         metrics.chunks.inc_by(group.chunks.len() as u64);
@@ -197,6 +211,7 @@ impl Writer {
         }
         // And the appenders may go on: whoever is woken finds the watermarks moved.
         drop(released);
+        Failpoint::Published.reach();
         for (reply, offset, _permit) in group.replies {
             // Who asked may have gone away; the commit holds all the same.
             let _ = reply.send(Ok(Durable::mint(offset)));
@@ -232,11 +247,16 @@ impl Slot {
 }
 
 /// What a consumer's commit comes to.
-fn judge(known: Option<Offset>, wanted: Offset, visible: Offset, rewind: Rewind) -> Result<Offset, LogError> {
+fn judge(known: Option<Offset>, wanted: Offset, marks: &Watermarks, rewind: Rewind) -> Result<Offset, LogError> {
+    let &Watermarks { visible, trim_point, .. } = marks;
     if wanted > visible {
         return Err(LogError::CommitPastEnd { requested: wanted, visible });
     }
     match (known, rewind) {
+        // A late acknowledgement tells the truth, whatever became of the events meanwhile.
+        (_, Rewind::Refuse | Rewind::Allow) if wanted < trim_point => {
+            Err(LogError::CommitTrimmed { requested: wanted, trim_point })
+        }
         (Some(committed), Rewind::Refuse) if wanted < committed => {
             Err(LogError::CommitRewinds { requested: wanted, committed })
         }
@@ -247,11 +267,14 @@ fn judge(known: Option<Offset>, wanted: Offset, visible: Offset, rewind: Rewind)
 
 #[cfg(test)]
 mod tests {
+    use super::super::Published;
     use super::*;
 
     #[test]
     fn a_commit_goes_forward_up_to_the_visible_end_and_back_only_when_meant() {
-        let judge = |known, wanted, rewind| judge(known, Offset(wanted), Offset(10), rewind).ok().map(|o| o.0);
+        let mut marks = Published::restored(&StreamState::NEW, Offset(2)).watermarks();
+        marks.visible = Offset(10);
+        let judge = |known, wanted, rewind| judge(known, Offset(wanted), &marks, rewind).ok().map(|o| o.0);
         for rewind in [Rewind::Refuse, Rewind::Allow, Rewind::Ignore] {
             assert_eq!(judge(None, 10, rewind), Some(10));
             assert_eq!(judge(Some(Offset(3)), 7, rewind), Some(7));
@@ -260,5 +283,9 @@ mod tests {
         assert_eq!(judge(Some(Offset(7)), 3, Rewind::Refuse), None);
         assert_eq!(judge(Some(Offset(7)), 3, Rewind::Allow), Some(3));
         assert_eq!(judge(Some(Offset(7)), 3, Rewind::Ignore), Some(7));
+        assert_eq!(judge(Some(Offset(7)), 2, Rewind::Allow), Some(2), "the next one is still there");
+        assert_eq!(judge(Some(Offset(7)), 1, Rewind::Allow), None, "the next one is gone");
+        assert_eq!(judge(Some(Offset(0)), 1, Rewind::Refuse), None);
+        assert_eq!(judge(Some(Offset(0)), 1, Rewind::Ignore), Some(1));
     }
 }

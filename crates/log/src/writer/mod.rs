@@ -7,15 +7,18 @@
 //! It is never idle while something waits and never waits while the disk is idle: a quiet stream pays one fsync, not
 //! a timer, and a busy one is batched by its own fsyncs. After a failed write or fsync nothing is written any more,
 //! since what the disk holds is then unknown (an fsync that failed once may succeed the next time without having
-//! written anything); the reason is kept, and everyone who asks gets it.
+//! written anything): everyone who asks gets the reason until the log could be opened anew (`recover.rs`).
 
 mod control;
+mod epoch;
 mod group;
 mod partitions;
 mod published;
 mod queue;
+mod recover;
 mod retention;
 mod ring_budget;
+mod space;
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -24,12 +27,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use dbstreamd_model::StreamId;
+use dbstreamd_model::{Notice, Severity, StreamId};
 
 pub(crate) use control::delete_tail;
 pub use published::Durable;
 pub(crate) use published::Published;
 pub(crate) use queue::{ChunkCommand, Command, CommitCommand, Queue};
+pub(crate) use recover::open_store;
+pub use space::Space;
 
 use crate::chunk::{CodecChoice, Scratch};
 use crate::error::LogError;
@@ -39,6 +44,7 @@ use crate::stream::Stream;
 use group::Group;
 use partitions::Partitions;
 use ring_budget::RingBudget;
+use space::SPACE_INTERVAL;
 
 /// Idle positions that nothing else takes along cost an fsync of their own: at most one a second for all streams.
 const IDLE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,6 +61,7 @@ pub(crate) struct Writer {
     scratch: Scratch,
     idle_flushed: Instant,
     retained: Instant,
+    space_seen: Instant,
 }
 
 /// A stream as the disk will hold it.
@@ -85,6 +92,7 @@ impl Writer {
             scratch: Scratch::default(),
             idle_flushed: Instant::now(),
             retained: Instant::now(),
+            space_seen: Instant::now(),
             shared,
             store,
         }
@@ -102,17 +110,31 @@ impl Writer {
                 Ok(Next::Continue) => {}
                 Ok(Next::Close) => return self.refuse_all(&LogError::Closed, false),
                 Err(error) => {
-                    tracing::error!(%error, "the log stops writing");
-                    let error = self.shared.fail(error);
+                    // A panic is a bug, which would come back.
+                    let broken = matches!(error, LogError::Broken(_));
+                    let failure = if broken { self.shared.break_off(error) } else { self.shared.fail(error) };
+                    let notice = Notice::new(Severity::Error, "log_stopped", failure.to_string());
+                    self.shared.options.notices.push(notice);
                     drop(group);
-                    return self.refuse_all(&error, true);
+                    if broken {
+                        return self.refuse_all(&failure, true);
+                    }
+                    match self.recover(failure) {
+                        Some(writer) => self = writer,
+                        None => return,
+                    }
                 }
             }
         }
     }
 
     fn turn(&mut self, group: &mut Group) -> Result<Next, LogError> {
-        let deadline = (self.idle_flushed + IDLE_FLUSH_INTERVAL).min(self.retained + RETENTION_INTERVAL);
+        if self.space_seen.elapsed() >= SPACE_INTERVAL {
+            self.look_at_space()?;
+        }
+        let deadline = (self.idle_flushed + IDLE_FLUSH_INTERVAL)
+            .min(self.retained + RETENTION_INTERVAL)
+            .min(self.space_seen + SPACE_INTERVAL);
         let woken = self.shared.queue.wait(deadline.max(Instant::now()));
         let control = self.gather(group)?;
         if woken || self.idle_flushed.elapsed() >= IDLE_FLUSH_INTERVAL {
@@ -168,7 +190,8 @@ impl Writer {
 
 fn panicked(panic: &(dyn Any + Send)) -> LogError {
     let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    LogError::Store { action: "write", reason: format!("the writer panicked: {}", said.unwrap_or("no reason given")) }
+    let reason = format!("the writer panicked: {}", said.unwrap_or("no reason given"));
+    LogError::Broken(Arc::new(LogError::Store { action: "write", reason }))
 }
 
 /// Answers a command with an error. Who does not wait for the answer does not need it.
@@ -178,6 +201,7 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Commit(commit) => drop(commit.reply.send(Err(error.clone()))),
         Command::OpenStream { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Reset { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::RaiseEpoch { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Forget { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Bind { reply, .. } | Command::Retain { reply } => drop(reply.send(Err(error.clone()))),
         Command::Close => {}

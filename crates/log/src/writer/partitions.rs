@@ -7,6 +7,7 @@ use dbstreamd_model::Timestamp;
 
 use super::Writer;
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::store::{Batch, Loaded, MetaKey, Partition, PartitionSeq, Store};
 
 /// All partitions; the last one is written to.
@@ -70,6 +71,7 @@ impl Writer {
         }
         let seq = self.partitions.next;
         self.store.create_partition(seq)?;
+        Failpoint::PartitionCreated.reach();
         let partition = Partition { created_at: Timestamp::now(), dropping: false };
         self.store.put_meta(batch, MetaKey::Partition(seq), &partition.encode())?;
         self.partitions.next = PartitionSeq(seq.0.saturating_add(1));

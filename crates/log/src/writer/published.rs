@@ -73,6 +73,12 @@ impl Published {
         });
     }
 
+    /// Makes known what was read back after a failed write.
+    pub(crate) fn restore(&self, state: &StreamState, trim_point: Offset) {
+        self.watermarks.send_replace(watermarks(state, trim_point));
+        self.confirmed.send_replace(Durable::mint(state.confirmed_through));
+    }
+
     /// Makes a trim point known that was just written and synced.
     pub(super) fn publish_trim(&self, trim_point: Offset) {
         self.watermarks.send_modify(|known| known.trim_point = trim_point);

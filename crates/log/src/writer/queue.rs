@@ -5,6 +5,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
@@ -16,6 +18,7 @@ use super::Durable;
 use crate::appender::Restart;
 use crate::chunk::Chunk;
 use crate::credit::Credit;
+use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
 use crate::log::Rewind;
 use crate::schemas::StoredSchema;
@@ -34,8 +37,10 @@ pub(crate) enum Command {
     Reset { stream: Arc<Stream>, reply: Reply<Restart> },
     /// Delete a consumer's offset; answers what it was.
     Forget { stream: Arc<Stream>, consumer: ConsumerName, reply: Reply<Option<Offset>> },
-    /// Store whose history a stream is.
-    Bind { stream: Arc<Stream>, source: SourceIdentity, reply: Reply<()> },
+    /// Store whose history a stream is, and that nothing of it past `confirmed_max` may be forgotten yet.
+    Bind { stream: Arc<Stream>, source: SourceIdentity, confirmed_max: Lsn, reply: Reply<()> },
+    /// Begin a new epoch behind the last visible event.
+    RaiseEpoch { stream: Arc<Stream>, broken: EpochBreak, reply: Reply<EpochRecord> },
     /// Remove what retention does not keep.
     Retain { reply: Reply<()> },
     /// Finish what was asked before, and end.
@@ -58,6 +63,8 @@ pub(crate) struct ChunkCommand {
     pub(crate) credit: Option<Credit>,
     /// Counts as in flight until it is dropped.
     pub(crate) in_flight: InFlight,
+    /// Which life of the log its session was begun in.
+    pub(crate) life: u64,
 }
 
 pub(crate) struct CommitCommand {
@@ -75,6 +82,8 @@ pub(crate) struct CommitCommand {
 pub(crate) struct Queue {
     state: Mutex<State>,
     ready: Condvar,
+    /// A copy of the state's, to look at without the lock.
+    life: AtomicU64,
 }
 
 #[derive(Default)]
@@ -85,6 +94,8 @@ struct State {
     idle: HashMap<StreamId, (Arc<Stream>, Lsn)>,
     /// Somebody waits for an idle position.
     urgent: bool,
+    /// Rises with each failure: what a session of an earlier life hands over comes behind something that was lost.
+    life: u64,
     ended: bool,
 }
 
@@ -92,7 +103,8 @@ impl Queue {
     /// Hands a command over; gives it back when the writer has ended.
     pub(crate) fn push(&self, command: Command) -> Result<(), Command> {
         let mut state = self.state.lock();
-        if state.ended {
+        let stale = matches!(&command, Command::Chunk(chunk) if chunk.life != state.life);
+        if state.ended || stale {
             return Err(command);
         }
         if let Command::Chunk(chunk) = &command {
@@ -105,8 +117,11 @@ impl Queue {
     }
 
     /// Notes an idle position. Unless it is urgent it wakes nobody: the writer takes it along, or looks now and then.
-    pub(crate) fn note_idle(&self, stream: &Arc<Stream>, lsn: Lsn, urgent: bool) {
+    pub(crate) fn note_idle(&self, stream: &Arc<Stream>, lsn: Lsn, urgent: bool, life: u64) {
         let mut state = self.state.lock();
+        if state.life != life {
+            return;
+        }
         let (_, noted) = state.idle.entry(stream.id).or_insert_with(|| (Arc::clone(stream), lsn));
         *noted = lsn.max(*noted);
         if urgent {
@@ -151,6 +166,25 @@ impl Queue {
         }
         let State { idle, waiting, .. } = &mut *state;
         idle.extract_if(|stream, _| !waiting.contains_key(stream)).map(|(_, position)| position).collect()
+    }
+
+    /// Drops a stream's idle position: it is one of a history that does not go on.
+    pub(crate) fn forget_idle(&self, stream: StreamId) {
+        self.state.lock().idle.remove(&stream);
+    }
+
+    /// Which life of the log this is.
+    pub(crate) fn life(&self) -> u64 {
+        self.life.load(Relaxed)
+    }
+
+    /// A write failed: nothing of the sessions that were is taken any more, and no position behind it is idle.
+    pub(crate) fn begin_life(&self) {
+        let mut state = self.state.lock();
+        state.life += 1;
+        self.life.store(state.life, Relaxed);
+        state.idle.clear();
+        state.urgent = false;
     }
 
     /// Refuses everything from now on and gives out what still waits.

@@ -6,9 +6,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use dbstreamd_model::Offset;
+
 use super::partitions::age;
 use super::{Slot, Writer};
 use crate::error::LogError;
+use crate::failpoint::Failpoint;
 use crate::read;
 use crate::store::{Batch, MetaKey, Partition, PartitionSeq, Trim};
 
@@ -18,7 +21,7 @@ impl Writer {
         self.retained = Instant::now();
         self.close_aged()?;
         while let Some(seq) = self.expired() {
-            if !self.remove(seq)? {
+            if self.is_held(seq) || !self.remove(seq)? {
                 break;
             }
         }
@@ -46,6 +49,22 @@ impl Writer {
         (too_old || too_large).then_some(oldest)
     }
 
+    /// Whether a consumer that still holds the log has not read all that lies in a partition.
+    fn is_held(&self, seq: PartitionSeq) -> bool {
+        let (limits, space_low) = (&self.shared.options.holds, self.shared.space_low());
+        self.streams.values().filter(|slot| slot.lies_in(seq)).any(|slot| {
+            let stream = &slot.stream;
+            let next =
+                stream.layout.read().directory.iter().find(|(other, _)| *other > seq).map(|(_, e)| e.first_offset);
+            let last = next.map_or(slot.state.visible, Offset::previous);
+            stream
+                .consumers
+                .read()
+                .values()
+                .any(|known| known.committed.offset < last && stream.standing(known, space_low).state(limits).holds())
+        })
+    }
+
     /// Trims all streams past a partition and drops it; false when it holds the beginning of an unfinished unit.
     fn remove(&mut self, seq: PartitionSeq) -> Result<bool, LogError> {
         let mut trims = Vec::new();
@@ -62,6 +81,7 @@ impl Writer {
             self.store.delete_meta(&mut batch, MetaKey::Directory(stream.id, seq))?;
         }
         self.store.commit(&batch)?;
+        Failpoint::TrimCommitted.reach();
 
         for (stream, trim) in trims {
             let mut layout = stream.layout.write();
@@ -76,9 +96,11 @@ impl Writer {
             tracing::info!(stream = %stream.name, trim_point = %trim.point, "retention moved the trim point");
         }
         self.store.drop_partition(seq)?;
+        Failpoint::PartitionDropped.reach();
         batch.clear();
         self.store.delete_meta(&mut batch, MetaKey::Partition(seq))?;
         self.store.commit(&batch)?;
+        Failpoint::PartitionForgotten.reach();
         self.partitions.remove(seq);
         self.shared.metrics.partitions_dropped.inc();
         Ok(true)

@@ -55,7 +55,7 @@ impl RingBudget {
 mod tests {
     use std::sync::OnceLock;
 
-    use dbstreamd_model::{Epoch, Lsn, Offset, StreamId, Timestamp};
+    use dbstreamd_model::{Epoch, Lsn, NoticeSink, Offset, StreamId, Timestamp};
 
     use super::*;
     use crate::chunk::{EncodedRun, EventEntry};
@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn encodings_take_their_part_of_the_budget_and_give_it_back() {
-        let stream = Arc::new(Stream::new(StreamId(1), &LoadedStream::new("shop".parse().unwrap())));
+        let stream =
+            Arc::new(Stream::new(StreamId(1), &LoadedStream::new("shop".parse().unwrap()), NoticeSink::default()));
         let kept = |from: u64| (from..=60).filter(|offset| stream.ring.find(Offset(*offset)).is_some()).count();
         let mut ring = RingBudget::new(20 * chunk(1).memory());
         (1..=30).for_each(|offset| ring.push(&stream, chunk(offset)));

@@ -1,6 +1,6 @@
 //! A disk that refuses to write: nothing is acknowledged any more, everyone learns why, and what was visible stays.
 //!
-//! A full disk is imitated by a limit on the size of files that a child process may write.
+//! A full disk is imitated by a limit on the size of files that a child process may write, and lifts again.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,8 +10,9 @@ use dbstreamd_log::{CreditWindow, Log, LogError, LogOptions, Pump, Rewind, Start
 use crate::support::*;
 
 const CHILD_DIR: &str = "DBSTREAMD_LOG_FAILING_DIR";
-/// In blocks of 512 bytes, as POSIX has it for `ulimit -f`.
-const LIMIT_BLOCKS: u32 = 1200;
+const CHILD_RECOVERS: &str = "DBSTREAMD_LOG_FAILING_RECOVERS";
+/// Bytes; less than what the log probes the disk with.
+const LIMIT: u64 = 600_000;
 
 fn options(dir: &Path) -> LogOptions {
     LogOptions { tail_ring_bytes: 0, ..small(dir) }
@@ -21,6 +22,7 @@ fn options(dir: &Path) -> LogOptions {
 #[test]
 fn child_that_writes_until_the_disk_refuses() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    limit_files(Some(LIMIT));
     let log = Log::open(options(Path::new(&dir))).unwrap();
     let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
     let window = CreditWindow::new(1 << 20);
@@ -54,33 +56,96 @@ fn child_that_writes_until_the_disk_refuses() {
         assert_eq!(seen, writer.events[..seen.len()]);
         assert_eq!(seen.len() as u64, marks.visible.0);
         println!("visible {} {}", marks.visible.0, marks.confirmed_through.0);
+        if std::env::var_os(CHILD_RECOVERS).is_none() {
+            return;
+        }
+
+        let mut follower = log.reader(stream, StartAt::Offset(marks.visible.next())).unwrap();
+        limit_files(None);
+        let begun = tokio::time::Instant::now();
+        while log.failure().is_some() {
+            assert!(begun.elapsed() < PATIENCE, "it never writes again: {:?}", log.failure());
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        // A session of before knows nothing of it, and must not go on as if nothing had been lost.
+        writer.unit(TIME, &[b"behind what was lost".to_vec()]);
+        assert!(matches!(writer.appender.pump(Pump::Now), Err(LogError::Interrupted)));
+        writer.appender.idle(dbstreamd_model::Lsn(u64::MAX), true);
+        let resume = within(writer.appender.begin_session()).await.unwrap();
+        let found = log.watermarks(stream).unwrap();
+        assert!(found.visible >= marks.visible && found.confirmed_through >= marks.confirmed_through);
+        assert!(found.confirmed_through.0 < u64::MAX, "nothing of the broken session counts");
+        assert_eq!(resume.next_offset, found.visible.next());
+        let kept = writer.events[..usize::try_from(found.visible.0).unwrap()].to_vec();
+        drop(writer);
+        let mut writer = Writer::begin(&log, stream).await;
+        writer.events.clone_from(&kept);
+        for n in 0..2000 {
+            writer.unit(TIME, &bodies(1, 300 + n % 50));
+        }
+        writer.settle().await;
+        let visible = log.watermarks(stream).unwrap().visible;
+        assert_eq!(visible, found.visible.advance(2000));
+        assert_eq!(read_all(&log, stream, StartAt::Earliest).await.unwrap(), writer.events);
+        let followed = follow(&mut follower, visible).await.unwrap();
+        assert_eq!(followed, writer.events[usize::try_from(marks.visible.0).unwrap()..]);
+        within(log.commit_offset(stream, &audit, visible, Rewind::Refuse)).await.unwrap();
+        println!("visible {} {}", visible.0, 0);
     });
-    assert!(matches!(log.close(), Err(LogError::Stopped(_))));
+    let recovers = std::env::var_os(CHILD_RECOVERS).is_some();
+    match log.close() {
+        Ok(()) => assert!(recovers),
+        Err(error) => assert!(!recovers && matches!(error, LogError::Stopped(_)), "{error}"),
+    }
+}
+
+/// Limits, or no longer limits, the size of files that this process writes.
+fn limit_files(bytes: Option<u64>) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Fsize);
+    setrlimit(Resource::Fsize, Rlimit { current: bytes.or(maximum), maximum }).unwrap();
 }
 
 #[test]
-fn a_disk_that_refuses_stops_all_writes_for_good_and_loses_nothing_acknowledged() {
+fn a_disk_that_takes_writes_again_is_written_to_again_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    // The signal that comes with the limit is ignored, so that the write itself fails, as on a full disk.
-    let script = format!("trap '' XFSZ; ulimit -f {LIMIT_BLOCKS}; exec \"$0\" \"$@\"");
-    let output = Command::new("sh")
-        .args(["-c", &script])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "failing::child_that_writes_until_the_disk_refuses", "--nocapture"])
-        .env(CHILD_DIR, dir.path())
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}");
-    let (_, line) = text.split_once("visible ").unwrap();
-    let told: Vec<u64> = line.split_whitespace().take(2).map(|number| number.parse().unwrap()).collect();
-    assert!(told[0] > 100);
+    let told = run_child(dir.path(), &[(CHILD_RECOVERS, "1")]);
+    let log = Log::open(options(dir.path())).unwrap();
+    let stream = log.stream_named("shop").unwrap();
+    assert_eq!(log.watermarks(stream).unwrap().visible.0, told[0]);
+    assert_eq!(log.consumers(Some(stream))[0].committed.0, told[0]);
+    let seen = runtime().block_on(read_all(&log, stream, StartAt::Earliest)).unwrap();
+    assert_eq!(seen.len() as u64, told[0]);
+}
 
+#[test]
+fn a_disk_that_refuses_stops_all_writes_and_loses_nothing_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = run_child(dir.path(), &[]);
     let log = Log::open(options(dir.path())).unwrap();
     let stream = log.stream_named("shop").unwrap();
     let marks = log.watermarks(stream).unwrap();
     assert!(marks.visible.0 >= told[0] && marks.confirmed_through.0 >= told[1], "{marks:?} after {told:?}");
     let seen = runtime().block_on(read_all(&log, stream, StartAt::Earliest)).unwrap();
     assert_eq!(seen.len() as u64, marks.visible.0);
+}
+
+/// Runs the child on this folder: what it said last was visible and confirmed.
+fn run_child(dir: &Path, variables: &[(&str, &str)]) -> Vec<u64> {
+    // The signal that comes with the limit is ignored, so that the write itself fails, as on a full disk.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "failing::child_that_writes_until_the_disk_refuses", "--nocapture"])
+        .env(CHILD_DIR, dir)
+        .envs(variables.iter().copied())
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let (_, line) = text.rsplit_once("visible ").unwrap();
+    let told: Vec<u64> = line.split_whitespace().take(2).map(|number| number.parse().unwrap()).collect();
+    assert!(told[0] > 100);
+    told
 }

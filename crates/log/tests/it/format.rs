@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dbstreamd_log::{Log, LogOptions, Rewind, StartAt};
-use dbstreamd_model::{Lsn, Offset};
+use dbstreamd_model::{Epoch, Lsn, Offset};
 
 use crate::support::*;
 
@@ -63,5 +63,6 @@ fn the_golden_directory_of_version_1_opens_and_reads() {
     assert_eq!(runtime().block_on(read_all(&log, stream, StartAt::Earliest)).unwrap(), expected);
     assert_eq!(log.consumers(None)[0].committed, Offset(17));
     assert_eq!(log.schemas(stream).len(), 2);
+    assert_eq!((marks.epoch, log.epochs(stream)), (Epoch::FIRST, Vec::new()), "a log from before there were epochs");
     log.close().unwrap();
 }

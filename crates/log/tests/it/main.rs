@@ -12,8 +12,10 @@
 mod consumers;
 mod crash;
 mod damage;
+mod epochs;
 mod failing;
 mod format;
+mod holds;
 mod reading;
 mod retention;
 mod sessions;

@@ -364,14 +364,15 @@ async fn encrypt(options: &ConnectOptions, endpoint: &Endpoint, stream: Stream) 
         tcp.write_all(&request).await.map_err(PgError::Lost)?;
         let stranger = |detail: String| PgError::NotPostgres { address: address(), detail };
         let mut answer = [0; 16];
-        let read = tcp.read(&mut answer).await.map_err(|error| stranger(error.to_string()))?;
+        let hung_up = |how: String| PgError::HungUp { address: address(), how };
+        let read = tcp.read(&mut answer).await.map_err(|error| hung_up(error.to_string()))?;
         match answer.get(..read).unwrap_or_default() {
             b"S" => {}
             // Clear text behind the "yes" would later be taken for encrypted and trusted (CVE-2021-23222).
             [b'S', ..] => return Err(PgError::TlsInjection { address: address() }),
             b"N" if options.ssl_mode == SslMode::Prefer => return Ok(Stream::Tcp(tcp)),
             b"N" => return Err(PgError::TlsRefused { address: address(), mode: options.ssl_mode.name() }),
-            [] => return Err(stranger("it closed the connection without an answer".to_owned())),
+            [] => return Err(hung_up("it closed the connection without an answer".to_owned())),
             // An ErrorResponse is possible from a server in distress; its text is not to be trusted before TLS.
             [b'E', ..] if read > 5 => {
                 let source = std::io::Error::other("the server answered the request for TLS with an error");

@@ -47,6 +47,16 @@ pub enum PgError {
         /// The limit.
         after: Duration,
     },
+    /// It took the connection and ended it before it had answered.
+    #[error(
+        "{address} ended the connection before it had answered ({how}): a proxy does so while the server behind it is away, and so does what is not a PostgreSQL server; if it stays so, check host and port of the connection string"
+    )]
+    HungUp {
+        /// Host and port, or the socket file.
+        address: String,
+        /// In which way.
+        how: String,
+    },
     /// Somebody answered, in another language.
     #[error("{address} is not a PostgreSQL server ({detail}); check host and port of the connection string")]
     NotPostgres {
@@ -211,6 +221,7 @@ impl PgError {
             | Self::Unreachable { .. }
             | Self::ConnectTimeout { .. }
             | Self::Lost(_)
+            | Self::HungUp { .. }
             | Self::StreamEnded
             | Self::SlotTimeout { .. }
             | Self::TlsHandshake { .. } => true,

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_model::{Lsn, Timestamp};
+use dbstreamd_model::{Lsn, Severity, Timestamp};
 
 use super::setup::{SourceSettings, blockers, describe};
 use super::{Connection, PgError, SessionKind, insurance, quote_literal};
@@ -133,25 +133,39 @@ fn health(row: &[Option<String>]) -> Option<SlotHealth> {
     })
 }
 
-/// A log line for each turn to the worse, and for the end of it.
+/// A notice for each turn to the worse, and for the end of it.
 fn tell(status: &StreamStatus, now: &SlotHealth) {
     let before = status.slot();
     let was = |of: fn(&SlotHealth) -> bool| before.as_ref().is_some_and(of);
-    let (stream, kept_mb) = (status.name(), now.retained_bytes / 1_048_576);
+    let kept_mb = now.retained_bytes / 1_048_576;
     let bad = |slot: &SlotHealth| slot.wal_status == "unreserved" || slot.wal_status == "lost";
     if bad(now) && before.as_ref().is_none_or(|before| before.wal_status != now.wal_status) {
-        tracing::error!(%stream, wal_status = now.wal_status, kept_mb, "the slot is about to be lost, or is: raise max_slot_wal_keep_size, and see to it that the stream runs");
+        let text = format!(
+            "the slot is about to be lost, or is (wal_status {}, {kept_mb} MiB kept): raise max_slot_wal_keep_size, and see to it that the stream runs",
+            now.wal_status
+        );
+        status.notice(Severity::Error, "slot_in_danger", text);
+    }
+    if !bad(now) && was(bad) {
+        let text = format!("the slot is safe again (wal_status {}, {kept_mb} MiB kept)", now.wal_status);
+        status.notice(Severity::Info, "slot_safe", text);
     }
     let loud = |slot: &SlotHealth| slot.retained_bytes >= RETAINED_BYTES_LOUD;
     if loud(now) && !was(loud) {
-        tracing::warn!(%stream, kept_mb, wal_status = now.wal_status, "the server keeps much WAL for the slot");
+        let text = format!("the server keeps much WAL for the slot: {kept_mb} MiB (wal_status {})", now.wal_status);
+        status.notice(Severity::Warning, "slot_retains_much", text);
     }
     let pinned = |slot: &SlotHealth| !slot.pinned_by.is_empty();
     if pinned(now) && !was(pinned) {
-        tracing::warn!(%stream, kept_mb, by = now.pinned_by.join("; "), "WAL is kept for transactions that are still open: end them if they are forgotten");
+        let text = format!(
+            "WAL is kept for transactions that are still open ({kept_mb} MiB): end them if they are forgotten: {}",
+            now.pinned_by.join("; ")
+        );
+        status.notice(Severity::Warning, "slot_pinned", text);
     }
     if !pinned(now) && was(pinned) {
-        tracing::info!(%stream, kept_mb, "no open transaction holds back the slot any more");
+        let text = format!("no open transaction holds back the slot any more ({kept_mb} MiB kept)");
+        status.notice(Severity::Info, "slot_released", text);
     }
 }
 

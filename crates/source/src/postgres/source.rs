@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dbstreamd_log::Resume;
+use dbstreamd_log::{Failpoint, Resume};
 use dbstreamd_model::{Lsn, StreamName};
 use tokio::sync::Notify;
 
@@ -14,7 +14,7 @@ use super::{
     Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, continuity, guard, setup,
 };
 use crate::error::SourceError;
-use crate::{Change, Confirmer, Progress, Session, Source, SourceReader, StreamStatus};
+use crate::{Change, Confirmer, Progress, Session, Source, SourceEnd, SourceReader, StreamStatus};
 
 /// Shortest time between two status updates that nobody asked for: durable positions move thousands of times a
 /// second, and each update wakes the walsender.
@@ -24,6 +24,7 @@ const CONFIRM_INTERVAL_MIN: Duration = Duration::from_millis(100);
 const STATUS_PER_TIMEOUT: u32 = 3;
 
 /// A PostgreSQL database read through logical replication.
+#[derive(Debug)]
 pub struct PostgresSource {
     settings: SourceSettings,
 }
@@ -94,6 +95,39 @@ impl Source for PostgresSource {
             source_end: server.flush_lsn,
         })
     }
+}
+
+/// How often, and with what pauses, the server is asked whether it has flushed what it had written when first asked:
+/// the WAL writer does so for commits that did not wait for it.
+const FLUSH_LOOKS_MAX: u32 = 8;
+const FLUSH_LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+#[async_trait]
+impl SourceEnd for PostgresSource {
+    async fn end(&self) -> Result<Lsn, SourceError> {
+        let mut connection = Connection::connect(&self.settings.connect, SessionKind::Ordinary).await?;
+        let (mut flushed, written) = wal_ends(&mut connection).await?;
+        for _ in 0..FLUSH_LOOKS_MAX {
+            if flushed >= written {
+                break;
+            }
+            tokio::time::sleep(FLUSH_LOOK_INTERVAL).await;
+            flushed = wal_ends(&mut connection).await?.0;
+        }
+        connection.close().await;
+        Ok(flushed)
+    }
+}
+
+/// The ends of the server's flushed and of its written WAL; of what a standby has replayed for both.
+async fn wal_ends(connection: &mut Connection) -> Result<(Lsn, Lsn), PgError> {
+    let sql = "SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+               ELSE pg_catalog.pg_current_wal_flush_lsn() END, \
+               CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() \
+               ELSE pg_catalog.pg_current_wal_insert_lsn() END";
+    let rows = connection.simple_query(sql).await?;
+    let lsn = |index: usize| rows.first()?.get(index)?.as_deref()?.parse().ok();
+    lsn(0).zip(lsn(1)).ok_or_else(|| PgError::protocol("the server did not say where its WAL ends"))
 }
 
 /// The server's `wal_sender_timeout`; none when it is switched off.
@@ -188,6 +222,9 @@ impl PgConfirmer {
     async fn send(&mut self, progress: &Progress, ask: bool) -> Result<(), PgError> {
         let durable = if *progress.compared.borrow() { progress.durable.borrow().get() } else { Lsn::ZERO };
         let received = (*progress.received.borrow()).max(durable);
-        self.feedback.status_update(received, durable, durable, ask).await
+        Failpoint::Confirming.reach();
+        self.feedback.status_update(received, durable, durable, ask).await?;
+        Failpoint::Confirmed.reach();
+        Ok(())
     }
 }

@@ -59,7 +59,6 @@ impl Wire {
             }
             let read = match self.stream.read_buf(&mut self.input).await {
                 Ok(read) => read,
-                // It hung up on our first words: most servers of other protocols do.
                 Err(error) if !self.established => return Err(self.hung_up(&error.to_string())),
                 Err(error) => return Err(PgError::Lost(error)),
             };
@@ -73,9 +72,9 @@ impl Wire {
     }
 
     fn hung_up(&self, how: &str) -> PgError {
-        let detail =
+        let how =
             if self.input.is_empty() { format!("{how} without an answer") } else { format!("{how} inside an answer") };
-        self.stranger(detail)
+        PgError::HungUp { address: self.address.clone(), how }
     }
 
     fn stranger(&self, detail: String) -> PgError {

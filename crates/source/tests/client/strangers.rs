@@ -72,7 +72,6 @@ async fn what_is_not_postgresql_is_called_so() {
             (&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], false),
             (b"\x00\x01\x02\x03\x04\x05\x06\x07\x08", true),
             (b"SSH-2.0-OpenSSH_9.2\r\n", true),
-            (b"", false),
         ] {
             let error = refusal(&at(answering(bytes, stay).await, &format!("sslmode={mode}"))).await;
             let expected = match &error {
@@ -84,6 +83,14 @@ async fn what_is_not_postgresql_is_called_so() {
             assert!(expected, "{mode}: {error}");
             assert!(!error.is_transient(), "{error}");
         }
+    }
+}
+
+#[tokio::test]
+async fn who_hangs_up_without_a_word_may_be_a_proxy_whose_server_comes_back() {
+    for mode in ["disable", "prefer", "require"] {
+        let error = refusal(&at(answering(b"", false).await, &format!("sslmode={mode}"))).await;
+        assert!(matches!(error, PgError::HungUp { .. }) && error.is_transient(), "{error}");
     }
 }
 

@@ -22,7 +22,9 @@ const bytes = (n) => {
 async function look() {
   try {
     const health = await (await fetch("health")).json();
-    byId("health").textContent = health.status === "SERVING" ? "all streams are well" : "something failed";
+    const resting = health.streams.filter((stream) => stream.state === "PAUSED").length;
+    const well = resting ? `nothing failed, ${resting} paused` : "all streams are well";
+    byId("health").textContent = health.status === "SERVING" ? well : "something failed";
     byId("health").className = health.status.toLowerCase();
     const { streams } = await (await fetch("v1/streams")).json();
     byId("streams").replaceChildren(...streams.map((stream) => {
@@ -33,7 +35,7 @@ async function look() {
         cell(`${stream.events_received.toLocaleString()} events`));
       return row;
     }));
-    byId("errors").textContent = streams.filter((s) => s.error && s.state === "FAILED").map((s) => `${s.name}: ${s.error}`).join("\n");
+    byId("errors").textContent = streams.filter((s) => s.error && (s.state === "FAILED" || s.state === "PAUSED")).map((s) => `${s.name}: ${s.error}`).join("\n");
     const select = byId("stream");
     const names = streams.map((stream) => stream.name);
     if (names.join() !== [...select.options].map((option) => option.value).join()) {

@@ -1,5 +1,6 @@
 //! Subscribe: order, schemas, positions, credit, filters, ends.
 
+use dbstreamd_log::Retention;
 use dbstreamd_model::Offset;
 use tonic::Code;
 
@@ -66,13 +67,7 @@ async fn a_consumer_resumes_behind_what_it_acknowledged() {
     // A late, lower one changes nothing.
     first.acknowledge(2);
     first.half_close();
-    let consumer = "audit".parse().unwrap();
-    let committed = || fixture.log.consumer(fixture.stream, &consumer).map_or(Offset::NONE, |record| record.committed);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while committed() < Offset(6) {
-        assert!(tokio::time::Instant::now() < deadline, "never committed");
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
+    fixture.until_committed("audit", 6).await;
     drop(first);
     let mut second = fixture.subscribe(start()).await;
     assert_eq!(offsets(&second.events(4).await), [7, 8, 9, 10]);
@@ -104,12 +99,7 @@ async fn a_second_subscription_ends_the_first_and_begins_behind_its_last_acknowl
     first.events(5).await;
     first.acknowledge(3);
     // The acknowledgement and the takeover travel on two connections: let the first arrive.
-    let consumer = "audit".parse().unwrap();
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while fixture.log.consumer(fixture.stream, &consumer).is_none() {
-        assert!(tokio::time::Instant::now() < deadline, "never committed");
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
+    fixture.until_committed("audit", 3).await;
     let mut second = fixture.subscribe(start()).await;
     assert_eq!(offsets(&second.events(2).await), [4, 5]);
     let status = first.refused().await;
@@ -275,4 +265,79 @@ async fn subscribers_of_a_stopping_daemon_are_told_to_come_back() {
     fixture.stop_servers().await;
     assert!(stopping.elapsed() < crate::serve::SERVERS_STOP_MAX, "the servers did not end by themselves");
     assert_eq!(subscriber.refused().await.code(), Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_next_event_is_gone_is_told_what_to_do_and_one_that_begins_anew_goes_on() {
+    let mut fixture = Fixture::start_with(|_, options| {
+        options.partition_bytes_max = 2000;
+        options.retention = Retention { age: Some(std::time::Duration::ZERO), bytes: None };
+        options.holds.disconnected_max = std::time::Duration::ZERO;
+    })
+    .await;
+    let orders = table("orders");
+    let start = |from| proto::Start { consumer: "audit".into(), from, ..Default::default() };
+    // Known from its first subscription on, although it never acknowledges anything.
+    let mut first = fixture.subscribe(start(None)).await;
+    fixture.commit(&[(&orders, insert("1", &noise(1500)))]).await;
+    first.events(1).await;
+    for number in 2..=5 {
+        fixture.commit(&[(&orders, insert(&number.to_string(), &noise(1500 + number)))]).await;
+    }
+    fixture.log.apply_retention().await.unwrap();
+    assert_eq!(fixture.log.watermarks(fixture.stream).unwrap().trim_point, Offset::NONE, "it is here and holds");
+    drop(first);
+    fixture.until_trimmed().await;
+
+    let status = fixture.subscribe(start(None)).await.refused().await;
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+    let details = crate::grpc::details::find_needs_snapshot(&status).unwrap();
+    let marks = fixture.log.watermarks(fixture.stream).unwrap();
+    assert_eq!((details.stream.as_str(), details.consumer.as_str()), ("shop", "audit"));
+    assert_eq!(details.reason(), proto::SnapshotReason::Trimmed);
+    assert_eq!((details.committed_offset, details.trim_point), (0, marks.trim_point.next().0));
+    assert_eq!((details.resume_offset, details.publication.as_str()), (6, "the_publication"));
+    assert!(status.message().contains("from offset 6"), "{}", status.message());
+
+    // After its snapshot it goes on where it was told to, and is well again once it says so.
+    let mut anew = fixture.subscribe(start(from_offset(details.resume_offset))).await;
+    fixture.commit(&[(&orders, insert("6", b"x"))]).await;
+    assert_eq!(offsets(&anew.events(1).await), [6]);
+    anew.acknowledge(6);
+    fixture.until_committed("audit", 6).await;
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_filter_matches_nothing_has_everything_without_saying_so() {
+    let mut fixture = Fixture::start().await;
+    let (orders, items) = (table("orders"), table("items"));
+    fixture.commit_many(&orders, 20).await;
+    let filter = proto::Filter { tables: vec!["shop.items".into()], operations: Vec::new() };
+    let start =
+        |from| proto::Start { consumer: "sparse".into(), filter: Some(filter.clone()), from, ..Default::default() };
+    let mut sparse = fixture.subscribe(start(None)).await;
+    sparse.progress_to(20).await;
+    fixture.until_committed("sparse", 20).await;
+    // What it was given and has not acknowledged stays in front of it.
+    fixture.commit(&[(&items, insert("1", b"x"))]).await;
+    fixture.commit_many(&orders, 5).await;
+    assert_eq!(offsets(&sparse.events(1).await), [21]);
+    sparse.progress_to(26).await;
+    assert_eq!(fixture.committed("sparse"), 20);
+    drop(sparse);
+    let mut again = fixture.subscribe(start(None)).await;
+    assert_eq!(offsets(&again.events(1).await), [21]);
+    again.acknowledge(21);
+    fixture.commit_many(&orders, 1).await;
+    fixture.until_committed("sparse", 27).await;
+    drop(again);
+
+    // One that began elsewhere by its own wish is not moved before it acknowledges.
+    let mut elsewhere = fixture.subscribe(start(from_offset(2))).await;
+    elsewhere.events(1).await;
+    fixture.commit_many(&orders, 1).await;
+    elsewhere.progress_to(28).await;
+    assert_eq!(fixture.committed("sparse"), 27);
+    fixture.stop().await;
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use dbstreamd_log::{Appender, CreditWindow, Log, LogOptions, Pump, UnitHead};
 use dbstreamd_model::{Column, Lsn, Offset, Op, ReplicaIdentity, StreamId, TableSchema, Timestamp};
-use dbstreamd_source::StreamStatus;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -14,6 +13,7 @@ use tonic::{Status, Streaming};
 
 use crate::config::{Config, Overrides};
 use crate::directory::{Entry, RunningSource};
+use crate::notices::Notices;
 use crate::proto::{self, subscribe_request::Request, subscribe_response::Response};
 use crate::serve::{Api, Ports};
 
@@ -25,6 +25,7 @@ pub(super) struct Fixture {
     pub(super) stream: StreamId,
     pub(super) grpc: SocketAddr,
     pub(super) http: SocketAddr,
+    pub(super) notices: Notices,
     api: Option<Api>,
     appender: Appender,
     next_lsn: u64,
@@ -73,14 +74,12 @@ impl Fixture {
         let log = Log::open(options).unwrap();
         let name = "shop".parse().unwrap();
         let stream = log.open_stream(&name).unwrap();
-        let running = RunningSource {
-            status: StreamStatus::new(name.clone()),
-            slot: "the_slot".into(),
-            publication: "the_publication".into(),
-        };
+        let running = RunningSource::unconnected(&name);
         let entries = vec![Entry { id: stream, name, running: Some(running) }];
         let ports = Ports::bind(&config).await.unwrap();
-        let api = Api::start(ports, &config, log.clone(), CreditWindow::new(1 << 20), entries).unwrap();
+        let notices = Notices::default();
+        let api =
+            Api::start(ports, &config, log.clone(), CreditWindow::new(1 << 20), entries, notices.clone()).unwrap();
         let mut appender = log.appender(stream).unwrap();
         appender.begin_session().await.unwrap();
         Self {
@@ -88,6 +87,7 @@ impl Fixture {
             stream,
             grpc: api.grpc_addr,
             http: api.http_addr,
+            notices,
             api: Some(api),
             appender,
             next_lsn: 100,
@@ -118,6 +118,24 @@ impl Fixture {
         for number in 0..count {
             self.commit(&[(schema, insert(&number.to_string(), b"x"))]).await;
         }
+    }
+
+    /// What a consumer has committed; 0 when it is not known.
+    pub(super) fn committed(&self, consumer: &str) -> u64 {
+        self.log.consumer(self.stream, &consumer.parse().unwrap()).map_or(0, |record| record.committed.0)
+    }
+
+    pub(super) async fn until_committed(&self, consumer: &str, offset: u64) {
+        until(&format!("{consumer} has committed {offset}"), async || self.committed(consumer) >= offset).await;
+    }
+
+    /// Lets retention look until it has removed something.
+    pub(super) async fn until_trimmed(&self) {
+        until("something is trimmed", async || {
+            self.log.apply_retention().await.unwrap();
+            self.log.watermarks(self.stream).unwrap().trim_point > Offset::NONE
+        })
+        .await;
     }
 
     pub(super) async fn client(&self) -> proto::Client {
@@ -156,6 +174,25 @@ impl Fixture {
     pub(super) async fn stop_servers(&mut self) {
         self.api.take().unwrap().stop().await;
     }
+}
+
+/// Waits until it is so.
+async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !is_so().await {
+        assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Bytes that do not compress.
+pub(super) fn noise(length: usize) -> Vec<u8> {
+    let mut state = length as u64;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        b'!' + u8::try_from(state >> 58).unwrap()
+    };
+    (0..length).map(|_| next()).collect()
 }
 
 pub(super) fn parse(answer: &[u8]) -> (u16, String) {

@@ -1,5 +1,7 @@
 //! Health, metrics, JSON, events and page; and the small gRPC questions that say the same.
 
+use dbstreamd_model::{Notice, Severity};
+
 use super::fixture::*;
 use crate::proto;
 
@@ -135,4 +137,33 @@ async fn events_can_be_followed_with_plain_http() {
         assert!(status == wanted && text.contains(says), "{query}: {status} {text}");
     }
     fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn notices_are_listed_after_a_sequence_and_counted() {
+    let fixture = Fixture::start().await;
+    let shop = "shop".parse().unwrap();
+    for text in ["one", "two", "three"] {
+        fixture.notices.push(Notice::new(Severity::Warning, "test_kind", text).of_stream(&shop));
+    }
+    let listed = async |query: &str| {
+        let (status, body) = fixture.get(&format!("/v1/notices{query}"), "").await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<serde_json::Value>(body.split_once("\r\n\r\n").unwrap().1).unwrap()
+    };
+    let all = listed("").await;
+    let notices = all["notices"].as_array().unwrap();
+    let first = &notices[0];
+    assert_eq!((notices.len(), &first["text"], &first["stream"]), (3, &"one".into(), &"shop".into()));
+    assert_eq!((&first["kind"], &first["severity"]), (&"test_kind".into(), &"warning".into()));
+    assert!(first["consumer"].is_null() && first["time"].as_str().unwrap().ends_with('Z'), "{first}");
+    let after = listed(&format!("?after={}&limit=1", first["sequence"])).await;
+    assert_eq!((after["notices"].as_array().unwrap().len(), &after["notices"][0]["text"]), (1, &"two".into()));
+    for bad in ["?after=x", "?limit=0", "?since=1"] {
+        let (status, body) = fixture.get(&format!("/v1/notices{bad}"), "").await;
+        assert_eq!(status, 400, "{bad}: {body}");
+    }
+    let (_, metrics) = fixture.get("/metrics", "").await;
+    let counted = "dbstreamd_notices_total{kind=\"test_kind\",severity=\"warning\"} 3";
+    assert!(metrics.contains(counted), "{metrics}");
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use dbstreamd_log::Failpoint;
 use dbstreamd_model::Lsn;
 
 use super::assessment::{Assessment, Plan};
@@ -169,6 +170,7 @@ async fn create_slot(
         Ok(Err(error)) => return Err(error.into()),
         Err(_) => return Err(PgError::SlotTimeout { slot: slot.clone(), after }.into()),
     };
+    Failpoint::SlotCreated.reach();
     tracing::info!(stream = %settings.name, %slot, "created the replication slot");
     let lsn = rows.first().and_then(|row| row.first()?.as_deref()?.parse().ok());
     lsn.ok_or_else(|| {

@@ -1,0 +1,136 @@
+//! Consumers hold what retention would remove, within limits, and are told when they cannot go on.
+
+use std::time::Duration;
+
+use dbstreamd_log::{
+    ConsumerState, HoldChange, HoldLimits, HoldLost, Log, LogError, LogOptions, Retention, Rewind, SnapshotReason,
+    StartAt,
+};
+use dbstreamd_model::{ConsumerName, Offset, StreamId};
+
+use crate::support::*;
+
+const NOBODY_WAITS: Retention = Retention { age: Some(Duration::ZERO), bytes: None };
+const LONG: HoldLimits =
+    HoldLimits { max_lag_bytes: u64::MAX, max_hold_bytes: u64::MAX, disconnected_max: Duration::from_secs(3600) };
+
+fn open(dir: &std::path::Path, holds: HoldLimits) -> (Log, StreamId) {
+    let options =
+        LogOptions { partition_bytes_max: 2000, tail_ring_bytes: 0, retention: NOBODY_WAITS, holds, ..small(dir) };
+    let log = Log::open(options).unwrap();
+    let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    (log, stream)
+}
+
+fn name(text: &str) -> ConsumerName {
+    text.parse().unwrap()
+}
+
+async fn fill(writer: &mut Writer) {
+    for n in 0..60 {
+        writer.unit(TIME, &bodies(2, 100 + n));
+        writer.settle().await;
+    }
+}
+
+fn steps(changes: &[HoldChange]) -> Vec<(&str, ConsumerState)> {
+    changes.iter().map(|change| (change.consumer.as_str(), change.to)).collect()
+}
+
+#[test]
+fn what_a_consumer_has_not_read_stays_until_it_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, stream) = open(dir.path(), LONG);
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        let audit = name("audit");
+        let commit = |offset| within(log.commit_offset(stream, &audit, Offset(offset), Rewind::Refuse));
+        commit(0).await.unwrap();
+        fill(&mut writer).await;
+        within(log.apply_retention()).await.unwrap();
+        assert_eq!(log.watermarks(stream).unwrap().trim_point, Offset::NONE, "it has read nothing yet");
+        assert_eq!(read_all(&log, stream, StartAt::Earliest).await.unwrap(), writer.events);
+
+        commit(60).await.unwrap();
+        within(log.apply_retention()).await.unwrap();
+        let trim = log.watermarks(stream).unwrap().trim_point;
+        assert!(trim > Offset::NONE && trim <= Offset(60), "{trim}");
+        assert_eq!(log.consumer(stream, &audit).unwrap().state, ConsumerState::Active);
+
+        commit(120).await.unwrap();
+        within(log.apply_retention()).await.unwrap();
+        assert!(log.watermarks(stream).unwrap().trim_point > Offset(60));
+        assert_eq!(log.review_consumers(), [], "it was well all the time");
+    });
+}
+
+#[test]
+fn a_consumer_too_far_behind_loses_its_hold_then_its_place_and_can_begin_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = HoldLimits { max_lag_bytes: 1000, max_hold_bytes: 4000, ..LONG };
+    let (log, stream) = open(dir.path(), limits);
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        let (audit, quick) = (name("audit"), name("quick"));
+        let commit = async |who, offset, rewind| within(log.commit_offset(stream, who, Offset(offset), rewind)).await;
+        commit(&audit, 0, Rewind::Refuse).await.unwrap();
+        let here = log.attend(stream, &audit);
+        writer.unit(TIME, &bodies(2, 100));
+        writer.settle().await;
+        assert_eq!(log.review_consumers(), []);
+        while log.consumer(stream, &audit).unwrap().lag_bytes <= 1000 {
+            writer.unit(TIME, &bodies(2, 100));
+            writer.settle().await;
+        }
+        assert_eq!(steps(&log.review_consumers()), [("audit", ConsumerState::Lagging)]);
+        fill(&mut writer).await;
+        let released = ConsumerState::Released(HoldLost::Lag);
+        assert_eq!(steps(&log.review_consumers()), [("audit", released)], "though it is here");
+        assert_eq!(log.review_consumers(), [], "each change is told once");
+        within(log.apply_retention()).await.unwrap();
+        let marks = log.watermarks(stream).unwrap();
+        assert!(marks.trim_point > Offset::NONE);
+        let needs = ConsumerState::NeedsSnapshot(SnapshotReason::Trimmed);
+        assert_eq!(steps(&log.review_consumers()), [("audit", needs)]);
+
+        // It cannot say that it is somewhere where nobody can go on.
+        let refused = commit(&audit, marks.trim_point.0 - 1, Rewind::Allow).await;
+        assert!(matches!(refused, Err(LogError::CommitTrimmed { .. })), "{refused:?}");
+        let refused = commit(&quick, 0, Rewind::Refuse).await;
+        assert!(matches!(refused, Err(LogError::CommitTrimmed { .. })), "{refused:?}");
+        commit(&audit, marks.visible.0, Rewind::Refuse).await.unwrap();
+        assert_eq!(steps(&log.review_consumers()), [("audit", ConsumerState::Active)]);
+        drop(here);
+    });
+}
+
+#[test]
+fn who_is_away_too_long_loses_its_hold_and_has_it_again_when_it_comes_back_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, stream) = open(dir.path(), HoldLimits { disconnected_max: Duration::ZERO, ..LONG });
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        let audit = name("audit");
+        within(log.commit_offset(stream, &audit, Offset(0), Rewind::Refuse)).await.unwrap();
+        let state = || log.consumer(stream, &audit).unwrap().state;
+        assert_eq!(state(), ConsumerState::Active, "there is nothing to hold");
+        let here = log.attend(stream, &audit);
+        fill(&mut writer).await;
+        within(log.apply_retention()).await.unwrap();
+        assert_eq!(log.watermarks(stream).unwrap().trim_point, Offset::NONE);
+        drop(here);
+        assert_eq!(state(), ConsumerState::Released(HoldLost::Absence));
+        let here = log.attend(stream, &audit);
+        assert_eq!(state(), ConsumerState::Active, "nothing was trimmed meanwhile");
+        drop(here);
+        within(log.apply_retention()).await.unwrap();
+        assert_eq!(state(), ConsumerState::NeedsSnapshot(SnapshotReason::Trimmed));
+        let back = log.attend(stream, &audit);
+        assert_eq!(
+            state(),
+            ConsumerState::NeedsSnapshot(SnapshotReason::Trimmed),
+            "what is trimmed does not come back"
+        );
+        drop(back);
+    });
+}
