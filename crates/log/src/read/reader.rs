@@ -82,9 +82,10 @@ impl Reader {
         self
     }
 
-    /// Whether it holds memory for chunks from disk that another reader may be waiting for.
+    /// Whether it holds memory for chunks from disk that another reader may be waiting for, or a place in the line for it:
+    /// whose turn has come without anybody asking keeps the others waiting too.
     pub fn holds_read_ahead(&self) -> bool {
-        self.held.is_some()
+        self.held.is_some() || self.turn.is_some()
     }
 
     /// Lets go of everything read from disk and goes on at `next`, which must not be past [`position`](Self::position). For
@@ -93,6 +94,7 @@ impl Reader {
         self.next = next.min(self.next);
         self.ahead = VecDeque::new();
         self.reading = None;
+        self.turn = None;
         self.held = None;
     }
 

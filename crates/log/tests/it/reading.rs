@@ -282,8 +282,15 @@ fn readers_of_the_disk_take_turns_when_memory_allows_one_at_a_time() {
         let mut second = log.reader(stream, StartAt::Earliest).unwrap();
         let waits = tokio::time::timeout(std::time::Duration::from_millis(100), second.next()).await;
         assert!(waits.is_err(), "there is one turn, and it is taken");
+        // A place in the line is given up as well: nobody asks for it any more when the turn comes.
+        let mut third = log.reader(stream, StartAt::Earliest).unwrap();
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(100), third.next()).await;
+        assert!(waits.is_err() && third.holds_read_ahead());
+        second.let_go(Offset(1));
         drop(slice);
         first.let_go(Offset(1));
+        within(third.next()).await.unwrap();
+        third.let_go(Offset(1));
         assert!(!first.holds_read_ahead());
         within(second.next()).await.unwrap();
         second.let_go(Offset(1));
