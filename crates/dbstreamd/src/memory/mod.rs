@@ -42,6 +42,8 @@ const DISK_READ_BYTES: u64 = 512 * KIB;
 /// What RocksDB keeps in memory for each table file, and for each partition.
 const TABLE_FILE_BYTES: u64 = 640;
 const PARTITION_BYTES: u64 = 40 * KIB;
+/// Smaller partitions than this are for logs that never grow to their bound: they are reckoned with as if they were as large.
+const PARTITION_SIZE_RECKONED_MIN: u64 = 64 * MIB;
 /// Without a bound of the log's size this much is reckoned with, as by default.
 const LOG_BYTES_ASSUMED: u64 = 50 * 1024 * MIB;
 /// A gRPC connection, and a subscription on it: measured with 400 of them, idle.
@@ -167,7 +169,7 @@ impl Budget {
         let threads = values.worker_threads as u64 + values.blocking_threads as u64 + OTHER_THREADS;
         let kept = log.retention.bytes.unwrap_or(LOG_BYTES_ASSUMED);
         let files = kept.div_ceil(size(log.write_buffer_bytes()));
-        let partitions = kept.div_ceil(log.partition_bytes_max.max(1));
+        let partitions = kept.div_ceil(log.partition_bytes_max.max(PARTITION_SIZE_RECKONED_MIN));
         let (connections, subscribers) = (size(config.grpc.connections_max), size(config.grpc.subscribers_max));
         let (http, streams) = (size(config.http.connections_max), size(config.http.event_streams_max));
         let row = |component, bytes, what: String| Row { component, bytes, what };
