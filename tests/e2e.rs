@@ -33,6 +33,8 @@ mod holds;
 mod huge_transaction;
 #[path = "e2e/lifecycle.rs"]
 mod lifecycle;
+#[path = "e2e/memory.rs"]
+mod memory;
 #[path = "e2e/ordering.rs"]
 mod ordering;
 #[path = "e2e/other_history.rs"]

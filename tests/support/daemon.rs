@@ -238,6 +238,15 @@ impl Daemon {
         line.unwrap_or_else(|| panic!("no {name} in {metrics}")).parse().expect("a number")
     }
 
+    /// As [`tail`](Self::tail), but only counts the lines.
+    pub(crate) fn count(&self, args: &[&str]) -> usize {
+        let server = self.server_url();
+        let mut child = Command::new(&[&["tail", "--server", &server, "--format", "json"], args].concat()).spawn();
+        let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines().count();
+        assert!(child.wait().expect("it ends").success(), "tail failed");
+        lines
+    }
+
     /// Everything from the beginning to the visible end.
     pub(crate) fn everything(&self, stream: &str) -> Vec<Value> {
         self.tail(&[stream, "--from", "earliest", "--until-caught-up"])

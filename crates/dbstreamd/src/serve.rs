@@ -24,7 +24,9 @@ use crate::config::Config;
 use crate::control::lifecycle;
 use crate::control::settings::Knobs;
 use crate::control::tuning::Tuning;
+use crate::delivery::DeliveryBudget;
 use crate::directory::{Directory, Entry, RunningSource};
+use crate::memory::{Live, OverBudget, size_text};
 use crate::notices::Notices;
 use crate::{grpc, holds, http, process};
 
@@ -58,6 +60,9 @@ pub enum ServeError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// There is not as much memory as was asked for.
+    #[error(transparent)]
+    Memory(#[from] Box<OverBudget>),
     /// The log cannot be opened or closed.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -119,9 +124,10 @@ impl Api {
         let subscribers = Arc::new(Semaphore::new(config.grpc.subscribers_max.min(Semaphore::MAX_PERMITS)));
         let limits =
             grpc::Limits { connections_max: config.grpc.connections_max, subscribers_max: config.grpc.subscribers_max };
+        let delivery = DeliveryBudget::new(config.delivery_bytes);
         let shared = Arc::new(http::Shared {
             directory: Arc::clone(&directory),
-            window,
+            memory: Live { budget: config.memory.clone(), window, delivery: delivery.clone() },
             subscribers: Arc::clone(&subscribers),
             subscribers_max: config.grpc.subscribers_max,
             event_streams: Arc::new(Semaphore::new(config.http.event_streams_max.min(Semaphore::MAX_PERMITS))),
@@ -134,7 +140,7 @@ impl Api {
             review.await;
             ("consumer review", Ok(()))
         });
-        let grpc = grpc::serve(ports.grpc, directory, tuning, subscribers, limits, shutdown.clone());
+        let grpc = grpc::serve(ports.grpc, directory, tuning, subscribers, delivery, limits, shutdown.clone());
         servers.spawn(async move { ("gRPC", grpc.await.map_err(|error| error.to_string())) });
         let hosts = http::AllowedHosts::new(&config.http.allowed_hosts);
         let http = http::serve(ports.http, shared, hosts, config.http.connections_max);
@@ -191,6 +197,13 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(note) = &config.memory_note {
+        tracing::info!("{note}");
+    }
+    config.memory.check().map_err(Box::new)?;
+    let memory = &config.memory;
+    let limit = memory.limit.as_ref().map(ToString::to_string);
+    tracing::info!(profile = memory.profile.name(), needed = size_text(memory.needed()), limit, "memory budget");
     let ports = Ports::bind(&config).await?;
     let notices = Notices::default();
     let options = LogOptions { notices: notices.sink(), ..config.log.clone() };

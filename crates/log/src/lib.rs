@@ -50,10 +50,13 @@ pub use epochs::{EpochBreak, EpochReason, EpochRecord};
 pub use error::LogError;
 pub use failpoint::Failpoint;
 pub use holds::{ConsumerState, HoldChange, HoldLimits, HoldLost, SnapshotReason};
-pub use log::{Attendance, ConsumerRecord, Log, Rewind, SETTING_NAME_BYTES_MAX, SETTING_VALUE_BYTES_MAX, Watermarks};
+pub use log::{
+    Attendance, ConsumerRecord, DISK_READS_MAX, Log, LogMemory, Rewind, SETTING_NAME_BYTES_MAX,
+    SETTING_VALUE_BYTES_MAX, Watermarks,
+};
 pub use metrics::LogMetrics;
 pub use options::{FreeSpace, LogOptions, Retention};
-pub use read::{Reader, StartAt, UnitCursor, UnitRecord};
+pub use read::{READ_AHEAD_BYTES_MAX, Reader, StartAt, UnitCursor, UnitRecord};
 pub use schemas::StoredSchema;
 pub use store::SourceIdentity;
 pub use tunables::Tunables;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -17,7 +18,7 @@ use crate::error::LogError;
 use crate::holds::{ConsumerState, HoldChange, Known};
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
-use crate::read::{self, Reader, StartAt};
+use crate::read::{self, READ_AHEAD_BYTES_MAX, Reader, StartAt};
 use crate::schemas::StoredSchema;
 use crate::store::Store;
 use crate::stream::Stream;
@@ -27,7 +28,7 @@ use crate::writer::{Command, CommitCommand, Durable, Queue, Space, Writer, open_
 /// Consumers' commits that may wait for the writer at once; more wait in line in front of it.
 const COMMITS_WAITING_MAX: usize = 4096;
 /// Reads from disk at once, in the whole process.
-const DISK_READS_MAX: usize = 8;
+pub const DISK_READS_MAX: usize = 8;
 /// How long closing waits for reads that are under way.
 pub(crate) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -100,6 +101,26 @@ pub enum Rewind {
     Ignore,
 }
 
+/// Bytes of memory that the log uses, by budget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogMemory {
+    /// Written and not in table files yet.
+    pub memtables: usize,
+    /// Blocks and indexes of table files.
+    pub block_cache: usize,
+    /// The newest chunks, with their encodings.
+    pub tail: usize,
+    /// What readers with chunks from disk may hold, each counted in full.
+    pub read_ahead: usize,
+    /// Reads from disk that run now: a number, not bytes.
+    pub disk_reads: usize,
+}
+
+/// How many readers may have chunks from disk in hand at a time.
+fn read_ahead_turns(options: &LogOptions) -> usize {
+    (options.read_ahead_bytes / READ_AHEAD_BYTES_MAX).clamp(1, Semaphore::MAX_PERMITS)
+}
+
 /// What all parts of an open log share.
 pub(crate) struct Shared {
     pub(crate) options: LogOptions,
@@ -108,6 +129,10 @@ pub(crate) struct Shared {
     /// Becomes true when the log is closed.
     pub(crate) closed: watch::Sender<bool>,
     pub(crate) disk_reads: Arc<Semaphore>,
+    /// Turns of readers with chunks from disk in hand: one for each [`READ_AHEAD_BYTES_MAX`] of the budget.
+    pub(crate) read_ahead: Arc<Semaphore>,
+    /// Bytes in the tail ring, encodings included, as the writer last saw.
+    pub(crate) ring_bytes: AtomicUsize,
     commits: Arc<Semaphore>,
     pub(crate) store: RwLock<Option<Arc<Store>>>,
     streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
@@ -144,6 +169,7 @@ impl Log {
         }
         let store = Arc::new(store);
         let space = Space::at_start(&options);
+        let read_ahead = Arc::new(Semaphore::new(read_ahead_turns(&options)));
         let shared = Arc::new(Shared {
             tunables: Tunables::new(&options),
             settings: RwLock::new(std::mem::take(&mut loaded.settings)),
@@ -152,6 +178,8 @@ impl Log {
             metrics: LogMetrics::default(),
             closed: watch::Sender::new(false),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
+            read_ahead,
+            ring_bytes: AtomicUsize::new(0),
             commits: Arc::new(Semaphore::new(COMMITS_WAITING_MAX)),
             store: RwLock::new(Some(Arc::clone(&store))),
             streams: RwLock::new(streams),
@@ -397,6 +425,19 @@ impl Log {
         self.shared.store().map(|store| store.disk_bytes()).unwrap_or(0)
     }
 
+    /// What the log's budgets are used for now.
+    pub fn memory(&self) -> LogMemory {
+        let (memtables, block_cache) = self.shared.store().map(|store| store.memory_used()).unwrap_or_default();
+        let turns = read_ahead_turns(&self.shared.options);
+        LogMemory {
+            memtables,
+            block_cache,
+            tail: self.shared.ring_bytes.load(Relaxed),
+            read_ahead: (turns.saturating_sub(self.shared.read_ahead.available_permits())) * READ_AHEAD_BYTES_MAX,
+            disk_reads: DISK_READS_MAX.saturating_sub(self.shared.disk_reads.available_permits()),
+        }
+    }
+
     /// The log's counters.
     pub fn metrics(&self) -> LogMetrics {
         self.shared.metrics.clone()
@@ -530,6 +571,7 @@ impl Closer {
     fn close(&self) -> Result<(), LogError> {
         let Some(thread) = self.thread.lock().take() else { return Ok(()) };
         self.shared.closed.send_replace(true);
+        self.shared.read_ahead.close();
         // A refused command is no loss: then the writer has ended by itself.
         let _ = self.shared.queue.push(Command::Close);
         if thread.join().is_err() {

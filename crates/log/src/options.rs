@@ -28,12 +28,15 @@ pub struct LogOptions {
     /// A chunk is cut at this many bytes of payload. 128 KiB: large enough that lz4 and RocksDB's cost per key do
     /// not matter, small enough that a reader's buffer and one wasted read are cheap.
     pub chunk_bytes_max: usize,
-    /// Memory for what is written and not yet flushed to table files, all streams together.
+    /// Memory for what is written and not yet in table files, all streams together, flushes under way included.
     pub memtable_budget_bytes: usize,
     /// Memory for blocks of table files and their indexes.
     pub block_cache_bytes: usize,
     /// Memory for the newest chunks of all streams, from which readers at the tail are served.
     pub tail_ring_bytes: usize,
+    /// Memory for chunks that readers have taken from disk and not delivered, all readers together. Who finds it used
+    /// up waits in line; one reader always gets its turn.
+    pub read_ahead_bytes: usize,
     /// A partition is closed at this size; the grain in which space is given back.
     pub partition_bytes_max: u64,
     /// A partition is closed at this age; the grain in which retention by age works.
@@ -85,9 +88,10 @@ impl LogOptions {
             group_commit_bytes_max: 4 * MIB,
             group_commit_delay_max: Duration::from_micros(500),
             chunk_bytes_max: 128 * KIB,
-            memtable_budget_bytes: 128 * MIB,
+            memtable_budget_bytes: 256 * MIB,
             block_cache_bytes: 32 * MIB,
             tail_ring_bytes: 32 * MIB,
+            read_ahead_bytes: 128 * MIB,
             partition_bytes_max: 1024 * 1024 * 1024,
             partition_age_max: Duration::from_secs(6 * 3600),
             retention: Retention::default(),
@@ -96,6 +100,22 @@ impl LogOptions {
             consumers_per_stream_max: CONSUMERS_PER_STREAM_MAX,
             notices: NoticeSink::default(),
         }
+    }
+}
+
+/// Below this a partition has few memtables, so that they need not be tiny: each becomes a table file.
+const SMALL_MEMTABLE_BUDGET: usize = 64 * MIB;
+
+impl LogOptions {
+    /// Memtables of one partition: one that is written to and those that wait for their flush. A write that needs one more waits.
+    pub(crate) fn memtables_per_partition(&self) -> usize {
+        if self.memtable_budget_bytes < SMALL_MEMTABLE_BUDGET { 2 } else { 4 }
+    }
+
+    /// Size of one memtable, and so of a table file: the budget has room for the memtables of the partition that is
+    /// written to and of the one before it, whose flushes come first. So it holds whatever the disk does.
+    pub fn write_buffer_bytes(&self) -> usize {
+        (self.memtable_budget_bytes / (2 * self.memtables_per_partition())).clamp(MIB, 128 * MIB)
     }
 }
 

@@ -23,7 +23,7 @@ pub use epochs::{HistoryBreak, OnGap, OnLostSlot};
 pub use error::{Retry, SourceError};
 pub use retry::RetryPolicy;
 pub use run::run;
-pub use status::{Lifecycle, SlotHealth, State, StreamStatus};
+pub use status::{InsuranceHealth, Lifecycle, SlotHealth, State, StreamStatus};
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -68,8 +68,23 @@ pub struct SlotHealth {
     pub safe_bytes: Option<u64>,
     /// Open and prepared transactions, with pid or gid, when they keep `restart_lsn` far behind what was confirmed.
     pub pinned_by: Vec<String>,
+    /// The insurance slot; none when there is none, or nothing is known of it.
+    pub insurance: Option<InsuranceHealth>,
     /// When this was seen.
     pub seen_at: Timestamp,
+}
+
+/// A second slot, kept behind the first so that changes can be read again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InsuranceHealth {
+    /// Its name.
+    pub slot: String,
+    /// As [`SlotHealth::wal_status`].
+    pub wal_status: String,
+    /// The oldest WAL it keeps; zero when it is lost.
+    pub restart_lsn: Lsn,
+    /// Bytes of WAL from there on.
+    pub retained_bytes: u64,
 }
 
 /// One stream's lifecycle and counters.

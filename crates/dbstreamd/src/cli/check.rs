@@ -11,7 +11,7 @@ use crate::config::Overrides;
 const AT_ONCE: usize = 8;
 
 pub(super) async fn run(arguments: CheckArguments) -> Result<(), CliError> {
-    let config = arguments.sources.load(Overrides::default())?;
+    let config = arguments.sources.load_with_source(Overrides::default())?;
     for warning in &config.warnings {
         note(&format!("warning: {warning}"));
     }

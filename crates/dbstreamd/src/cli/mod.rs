@@ -8,6 +8,7 @@ mod client;
 mod consumers;
 mod error;
 mod lifecycle;
+mod memory;
 mod notices;
 mod output;
 mod pretty;
@@ -18,6 +19,7 @@ mod tail;
 mod tune;
 
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -58,6 +60,8 @@ enum Command {
     Serve(ServeArguments),
     /// Look whether the sources can be captured, and change nothing
     Check(CheckArguments),
+    /// Show who may use how much memory, and whether that fits here
+    Memory(MemoryArguments),
     /// List the streams of a running daemon
     Streams(ListArguments),
     /// List the named consumers of a running daemon
@@ -143,6 +147,21 @@ struct CheckArguments {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Exit code 0 when the daemon would start with this configuration on this machine, 1 when it would refuse. Nothing is started.
+
+Examples:
+  dbstreamd memory
+  dbstreamd memory --config /etc/dbstreamd.toml --format json")]
+struct MemoryArguments {
+    #[command(flatten)]
+    sources: SourceArguments,
+    /// For people, or one JSON document
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+#[derive(Args, Debug)]
 struct ListArguments {
     #[command(flatten)]
     server: ServerArguments,
@@ -188,13 +207,17 @@ struct ServerArguments {
 }
 
 impl SourceArguments {
+    /// The configuration with the command line over it, in which there must be a source.
+    fn load_with_source(self, overrides: Overrides) -> Result<Config, CliError> {
+        self.load(overrides)?.with_source().map_err(|error| CliError::failed(&error))
+    }
+
     /// The configuration with the command line over it.
     fn load(self, overrides: Overrides) -> Result<Config, CliError> {
         let usual = (self.sources.is_empty() && Path::new(CONFIG_FILE).is_file()).then(|| PathBuf::from(CONFIG_FILE));
         let path = self.config.or(usual);
         let overrides = Overrides { sources: self.sources, ..overrides };
-        let config = Config::load(path.as_deref(), overrides).and_then(Config::with_source);
-        config.map_err(|error| CliError::failed(&error))
+        Config::load(path.as_deref(), overrides).map_err(|error| CliError::failed(&error))
     }
 }
 
@@ -225,27 +248,42 @@ pub fn main() -> ExitCode {
     ExitCode::from(outcome.err().map_or(0, |error| error.exit_code()))
 }
 
+type Work = Pin<Box<dyn Future<Output = Result<(), CliError>>>>;
+
 fn run(command: Command) -> Result<(), CliError> {
-    let mut builder = match command {
-        Command::Serve(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread(),
-        _ => tokio::runtime::Builder::new_current_thread(),
-    };
-    let runtime = builder.enable_all().build().map_err(CliError::io("start the async runtime"))?;
-    let outcome = runtime.block_on(async {
-        match command {
-            Command::Demo(arguments) => Box::pin(crate::demo::run(&arguments)).await,
-            Command::Serve(arguments) => Box::pin(serve::run(arguments)).await,
-            Command::Check(arguments) => until_signal(Box::pin(check::run(arguments))).await,
-            Command::Streams(arguments) => until_signal(Box::pin(streams::run(arguments))).await,
-            Command::Consumers(arguments) => until_signal(Box::pin(consumers::run(arguments))).await,
-            Command::Tail(arguments) => Box::pin(tail::run(arguments)).await,
-            Command::Tune(arguments) => until_signal(Box::pin(tune::run(arguments))).await,
-            Command::Pause(arguments) => until_signal(Box::pin(lifecycle::pause(arguments))).await,
-            Command::Resume(arguments) => until_signal(Box::pin(lifecycle::resume(arguments))).await,
-            Command::Drain(arguments) => until_signal(Box::pin(lifecycle::drain(arguments))).await,
-            Command::Notices(arguments) => until_signal(Box::pin(notices::run(arguments))).await,
+    use tokio::runtime::Builder;
+    let (mut runtime, work): (Builder, Work) = match command {
+        Command::Memory(arguments) => return memory::run(arguments),
+        // How many threads there are is a part of the memory budget.
+        Command::Serve(arguments) => {
+            let config = serve::configure(arguments)?;
+            let mut runtime = Builder::new_multi_thread();
+            runtime.worker_threads(config.threads.workers.max(1)).max_blocking_threads(config.threads.blocking_max);
+            (runtime, Box::pin(serve::run(config)))
         }
-    });
+        Command::Demo(arguments) => {
+            (Builder::new_multi_thread(), Box::pin(async move { crate::demo::run(&arguments).await }))
+        }
+        Command::Check(arguments) => (Builder::new_current_thread(), Box::pin(until_signal(check::run(arguments)))),
+        Command::Streams(arguments) => (Builder::new_current_thread(), Box::pin(until_signal(streams::run(arguments)))),
+        Command::Consumers(arguments) => {
+            (Builder::new_current_thread(), Box::pin(until_signal(consumers::run(arguments))))
+        }
+        Command::Tail(arguments) => (Builder::new_current_thread(), Box::pin(tail::run(arguments))),
+        Command::Tune(arguments) => (Builder::new_current_thread(), Box::pin(until_signal(tune::run(arguments)))),
+        Command::Pause(arguments) => {
+            (Builder::new_current_thread(), Box::pin(until_signal(lifecycle::pause(arguments))))
+        }
+        Command::Resume(arguments) => {
+            (Builder::new_current_thread(), Box::pin(until_signal(lifecycle::resume(arguments))))
+        }
+        Command::Drain(arguments) => {
+            (Builder::new_current_thread(), Box::pin(until_signal(lifecycle::drain(arguments))))
+        }
+        Command::Notices(arguments) => (Builder::new_current_thread(), Box::pin(until_signal(notices::run(arguments)))),
+    };
+    let runtime = runtime.enable_all().build().map_err(CliError::io("start the async runtime"))?;
+    let outcome = runtime.block_on(work);
     // Whatever still runs in the background has nothing left to say.
     runtime.shutdown_background();
     outcome
@@ -281,6 +319,7 @@ mod tests {
             "dbstreamd demo --seconds 3 --rate 100",
             "dbstreamd serve --config c.toml --source postgres://a/b --source postgres://a/c --data-dir d --grpc 127.0.0.1:0 --http [::1]:7401",
             "dbstreamd check --config c.toml --source x --format json",
+            "dbstreamd memory --config c.toml --format json",
             "dbstreamd streams --format text --server http://h:1",
             "dbstreamd consumers --format json",
             "dbstreamd consumers delete audit --stream shop --server http://h:1",

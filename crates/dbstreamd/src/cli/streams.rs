@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::output::age_text;
 use super::{CliError, Format, ListArguments, Output, Paint, bytes_text, client, count_text};
 use crate::json::rfc3339;
-use crate::proto::{ListStreamsRequest, Stream, StreamState};
+use crate::proto::{ListStreamsRequest, SlotHealth, Stream, StreamState};
 
 pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
     let server = &arguments.server.server;
@@ -37,7 +37,36 @@ fn print(out: &mut Output, streams: &[Stream]) -> Result<(), CliError> {
         out.style().paint(paint, &format!("{}: {}", stream.name, stream.error), &mut line);
         out.line(&line)?;
     }
+    for stream in streams {
+        for problem in slot_problems(stream) {
+            let mut line = String::new();
+            out.style().paint(Paint::Bad, &format!("{}: slot {}: {problem}", stream.name, stream.slot), &mut line);
+            out.line(&line)?;
+        }
+    }
     Ok(())
+}
+
+/// What is bad about the slot at the source, each in a line; none when all is well or nobody has looked.
+fn slot_problems(stream: &Stream) -> Vec<String> {
+    let Some(slot) = &stream.slot_health else { return Vec::new() };
+    let kept = bytes_text(slot.retained_bytes);
+    let mut problems = Vec::new();
+    match slot.wal_status.as_str() {
+        "lost" => problems.push("it is lost, and changes with it: see what the stream says".to_owned()),
+        "unreserved" => problems.push(format!(
+            "it keeps {kept} and is lost at the next checkpoint: raise max_slot_wal_keep_size, and see to it that the stream runs"
+        )),
+        _ if slot.safe_bytes.is_some_and(|safe| safe < slot.retained_bytes) => problems.push(format!(
+            "it keeps {kept} and can be lost once {} more are written",
+            bytes_text(slot.safe_bytes.unwrap_or(0))
+        )),
+        _ => {}
+    }
+    problems.extend(
+        slot.pinned_by.iter().map(|by| format!("{kept} of WAL are kept because of {by}: end it if it is forgotten")),
+    );
+    problems
 }
 
 fn row(stream: &Stream) -> Vec<(Paint, String)> {
@@ -98,6 +127,19 @@ pub(super) fn document(stream: &Stream) -> Value {
         "slot": stream.slot,
         "publication": stream.publication,
         "epochs": stream.epochs.iter().map(crate::json::epoch_document).collect::<Vec<_>>(),
+        "slot_health": stream.slot_health.as_ref().map(slot_health),
+    })
+}
+
+fn slot_health(slot: &SlotHealth) -> Value {
+    json!({
+        "restart_lsn": Lsn(slot.restart_lsn).to_string(),
+        "confirmed_flush_lsn": Lsn(slot.confirmed_flush_lsn).to_string(),
+        "wal_status": slot.wal_status,
+        "retained_bytes": slot.retained_bytes,
+        "safe_bytes": slot.safe_bytes,
+        "pinned_by": slot.pinned_by,
+        "seen_at": rfc3339(slot.seen_at_us),
     })
 }
 

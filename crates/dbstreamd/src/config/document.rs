@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
 use super::units;
+use crate::memory::Profile;
 
 /// A whole configuration as written.
 #[derive(Deserialize, Default)]
@@ -47,10 +48,13 @@ pub(super) struct Http {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Memory {
+    pub(super) profile: Option<Profile>,
+    pub(super) total: Option<Size>,
     pub(super) credit_window: Option<Size>,
     pub(super) memtables: Option<Size>,
     pub(super) block_cache: Option<Size>,
     pub(super) tail: Option<Size>,
+    pub(super) delivery: Option<Size>,
 }
 
 #[derive(Deserialize, Default)]
@@ -115,6 +119,7 @@ pub(super) struct Source {
     pub(super) slot_check_interval: Option<Period>,
     pub(super) on_gap: Option<OnGap>,
     pub(super) on_lost_slot: Option<OnLostSlot>,
+    pub(super) wal_insurance: Option<Size>,
     pub(super) allow_cleartext_password: Option<bool>,
 }
 

@@ -66,7 +66,7 @@ impl ConfigError {
 }
 
 /// The dotted key that the line (from 0) sets.
-fn key_at(text: &str, line: usize) -> Option<String> {
+pub(super) fn key_at(text: &str, line: usize) -> Option<String> {
     let lines: Vec<&str> = text.lines().take(line + 1).collect();
     let current = lines.last()?.trim();
     let header = |line: &str| {

@@ -5,6 +5,7 @@
 
 mod document;
 mod error;
+mod memory;
 mod settings;
 mod sources;
 pub(crate) mod units;
@@ -17,6 +18,7 @@ use dbstreamd_log::{FreeSpace, HoldLimits, LogOptions, Retention};
 use dbstreamd_source::postgres::SourceSettings;
 use serde::Deserialize;
 
+use crate::memory::{self as budget, Budget, LimitOrigin, Machine, Profile};
 pub use document::Format;
 use document::{Document, Limit, Period, Size};
 pub use error::ConfigError;
@@ -25,9 +27,6 @@ use settings::{OTHER_VARIABLES, SETTINGS, value, variable};
 /// Where a daemon listens unless told otherwise.
 const GRPC_LISTEN: &str = "127.0.0.1:7400";
 const HTTP_LISTEN: &str = "127.0.0.1:7401";
-
-/// Received bytes that may wait for the disk, in the whole process.
-const CREDIT_WINDOW_BYTES: u64 = 512 * 1024 * 1024;
 
 /// A configuration file is read up to this size.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -41,6 +40,14 @@ pub struct Config {
     pub http: HttpConfig,
     /// Received bytes that may wait for the disk.
     pub credit_window_bytes: usize,
+    /// What gRPC subscribers may have produced and not yet taken, all together. As much again is `log.read_ahead_bytes`.
+    pub delivery_bytes: usize,
+    /// What all of it adds up to, and whether that fits here.
+    pub memory: Budget,
+    /// Why this profile, when nobody asked for one and it is not the usual one.
+    pub memory_note: Option<String>,
+    /// Threads of the runtime.
+    pub threads: Threads,
     /// The log, with its directory.
     pub log: LogOptions,
     /// Log lines of the daemon itself.
@@ -51,6 +58,15 @@ pub struct Config {
     pub chosen: BTreeSet<&'static str>,
     /// What an operator should know about the configuration although it can be used.
     pub warnings: Vec<String>,
+}
+
+/// Threads of the runtime.
+#[derive(Clone, Copy, Debug)]
+pub struct Threads {
+    /// Run tasks.
+    pub workers: usize,
+    /// For what blocks, at most.
+    pub blocking_max: usize,
 }
 
 /// The gRPC server's settings.
@@ -119,6 +135,16 @@ impl Config {
         overrides: &Overrides,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, ConfigError> {
+        Self::load_on(&Machine::here(), path, overrides, environment)
+    }
+
+    /// As [`load_with`](Self::load_with), on another machine.
+    pub(crate) fn load_on(
+        machine: &Machine,
+        path: Option<&Path>,
+        overrides: &Overrides,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, ConfigError> {
         let (mut table, text) = path.map_or_else(|| Ok(Default::default()), read)?;
         for (setting, kind) in SETTINGS {
             let name = variable(setting);
@@ -151,8 +177,9 @@ impl Config {
             argument: "configuration",
             problem: error::redact(error.message()),
         })?;
-        let mut config = build(document, overrides, environment)?;
-        config.sources = gathered;
+        let given = Given { document, sources: gathered, overrides, environment };
+        let place = memory::Places { environment, file: path.map(|path| (path, text.as_str())) };
+        let mut config = memory::settle(&given, machine, &place)?;
         config.chosen = chosen;
         config.warnings = warnings(&config, environment);
         Ok(config)
@@ -216,25 +243,34 @@ fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
     }
 }
 
-fn build(
+/// Everything that was said, each part of it checked.
+struct Given<'a> {
     document: Document,
-    overrides: &Overrides,
-    environment: &BTreeMap<String, String>,
-) -> Result<Config, ConfigError> {
+    sources: Vec<SourceSettings>,
+    overrides: &'a Overrides,
+    environment: &'a BTreeMap<String, String>,
+}
+
+/// The configuration with a profile's values where nothing else was said.
+fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Config, ConfigError> {
+    let Given { document, sources, overrides, environment } = given;
     let Document { data_dir, grpc, http, memory, log, consumers, logging, source: _ } = document;
-    let bytes = |size: Option<Size>, default: usize| {
-        size.map_or(default, |Size(bytes)| usize::try_from(bytes).unwrap_or(usize::MAX))
+    let values = profile.values(machine.processors);
+    let bytes = |size: Option<Size>, default: u64| {
+        usize::try_from(size.map_or(default, |Size(bytes)| bytes)).unwrap_or(usize::MAX)
     };
-    let defaults = LogOptions::with_dir(data_dir.unwrap_or_else(|| "dbstreamd-data".to_owned()));
+    let delivery = bytes(memory.delivery, values.delivery);
+    let defaults = LogOptions::with_dir(data_dir.as_deref().unwrap_or("dbstreamd-data"));
     let default_retention = Retention::default();
     let log = LogOptions {
-        group_commit_bytes_max: bytes(log.group_commit_bytes, defaults.group_commit_bytes_max),
+        group_commit_bytes_max: bytes(log.group_commit_bytes, values.group_commit),
         group_commit_delay_max: log.group_commit_delay.map_or(defaults.group_commit_delay_max, |Period(delay)| delay),
-        chunk_bytes_max: bytes(log.chunk_bytes, defaults.chunk_bytes_max),
-        memtable_budget_bytes: bytes(memory.memtables, defaults.memtable_budget_bytes),
-        block_cache_bytes: bytes(memory.block_cache, defaults.block_cache_bytes),
-        tail_ring_bytes: bytes(memory.tail, defaults.tail_ring_bytes),
-        partition_bytes_max: log.partition_bytes.map_or(defaults.partition_bytes_max, |Size(bytes)| bytes),
+        chunk_bytes_max: bytes(log.chunk_bytes, defaults.chunk_bytes_max as u64),
+        memtable_budget_bytes: bytes(memory.memtables, values.memtables),
+        block_cache_bytes: bytes(memory.block_cache, values.block_cache),
+        tail_ring_bytes: bytes(memory.tail, values.tail),
+        read_ahead_bytes: delivery / 2,
+        partition_bytes_max: log.partition_bytes.map_or(values.partition, |Size(bytes)| bytes),
         partition_age_max: log.partition_age.map_or(defaults.partition_age_max, |Period(age)| age),
         retention: Retention {
             age: log.retention_age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age)),
@@ -245,7 +281,7 @@ fn build(
             Some(Limit(Some(Size(bytes)))) => FreeSpace::Bytes(bytes),
             Some(Limit(None)) => FreeSpace::Off,
         },
-        holds: holds(&consumers)?,
+        holds: holds(consumers)?,
         ..defaults
     };
     let where_from = |overridden: bool, argument: &'static str, setting: &'static str| {
@@ -257,26 +293,40 @@ fn build(
             Origin::Setting(setting)
         }
     };
-    Ok(Config {
+    let mut config = Config {
         grpc: GrpcConfig {
-            listen: address(grpc.listen, GRPC_LISTEN, where_from(overrides.grpc.is_some(), "--grpc", "grpc.listen"))?,
-            connections_max: grpc.max_connections.map_or(10_000, |count| count.0),
-            subscribers_max: grpc.max_subscribers.map_or(10_000, |count| count.0),
+            listen: address(
+                grpc.listen.as_deref(),
+                GRPC_LISTEN,
+                where_from(overrides.grpc.is_some(), "--grpc", "grpc.listen"),
+            )?,
+            connections_max: grpc.max_connections.map_or(values.grpc_connections, |count| count.0),
+            subscribers_max: grpc.max_subscribers.map_or(values.subscribers, |count| count.0),
         },
         http: HttpConfig {
-            listen: address(http.listen, HTTP_LISTEN, where_from(overrides.http.is_some(), "--http", "http.listen"))?,
-            allowed_hosts: http.allowed_hosts.unwrap_or_default(),
-            connections_max: http.max_connections.map_or(1_000, |count| count.0),
-            event_streams_max: http.max_event_streams.map_or(100, |count| count.0),
+            listen: address(
+                http.listen.as_deref(),
+                HTTP_LISTEN,
+                where_from(overrides.http.is_some(), "--http", "http.listen"),
+            )?,
+            allowed_hosts: http.allowed_hosts.clone().unwrap_or_default(),
+            connections_max: http.max_connections.map_or(values.http_connections, |count| count.0),
+            event_streams_max: http.max_event_streams.map_or(values.event_streams, |count| count.0),
         },
-        credit_window_bytes: usize::try_from(memory.credit_window.map_or(CREDIT_WINDOW_BYTES, |size| size.0))
-            .unwrap_or(usize::MAX),
+        credit_window_bytes: bytes(memory.credit_window, values.credit_window),
+        delivery_bytes: delivery / 2,
+        memory: Budget { profile, rows: Vec::new(), limit: None },
+        memory_note: None,
+        threads: Threads { workers: values.worker_threads, blocking_max: values.blocking_threads },
         log,
-        logging: LoggingConfig { filter: logging.filter, format: logging.format.unwrap_or_default() },
-        sources: Vec::new(),
+        logging: LoggingConfig { filter: logging.filter.clone(), format: logging.format.unwrap_or_default() },
+        sources: sources.clone(),
         chosen: BTreeSet::new(),
         warnings: Vec::new(),
-    })
+    };
+    let total = memory.total.map(|Size(bytes)| budget::Limit { bytes, origin: LimitOrigin::Setting });
+    config.memory = Budget::of(&config, profile, &values, total.or_else(|| machine.limit.clone()));
+    Ok(config)
 }
 
 /// How long consumers may hold the log.
@@ -304,8 +354,8 @@ enum Origin {
     Setting(&'static str),
 }
 
-fn address(text: Option<String>, default: &str, origin: Origin) -> Result<SocketAddr, ConfigError> {
-    let text = text.as_deref().unwrap_or(default);
+fn address(text: Option<&str>, default: &str, origin: Origin) -> Result<SocketAddr, ConfigError> {
+    let text = text.unwrap_or(default);
     let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     numeric.as_deref().unwrap_or(text).parse().map_err(|_| {
         let problem = error::redact(&format!(

@@ -24,10 +24,13 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("http.allowed_hosts", Kind::List),
     ("http.max_connections", Kind::Text),
     ("http.max_event_streams", Kind::Text),
+    ("memory.profile", Kind::Text),
+    ("memory.total", Kind::Text),
     ("memory.credit_window", Kind::Text),
     ("memory.memtables", Kind::Text),
     ("memory.block_cache", Kind::Text),
     ("memory.tail", Kind::Text),
+    ("memory.delivery", Kind::Text),
     ("log.group_commit_bytes", Kind::Text),
     ("log.group_commit_delay", Kind::Text),
     ("log.chunk_bytes", Kind::Text),
@@ -64,6 +67,7 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("slot_check_interval", Kind::Text),
     ("on_gap", Kind::Text),
     ("on_lost_slot", Kind::Text),
+    ("wal_insurance", Kind::Text),
     ("allow_cleartext_password", Kind::Flag),
 ];
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dbstreamd_model::StreamName;
 use dbstreamd_source::postgres::setup::TablePattern;
-use dbstreamd_source::postgres::{ConnectOptions, Secret, SourceSettings};
+use dbstreamd_source::postgres::{ConnectOptions, INSURANCE_SUFFIX, Secret, SourceSettings};
 use serde::Deserialize;
 
 use super::document::{Document, Source};
@@ -16,6 +16,9 @@ use super::{Overrides, put};
 
 /// PostgreSQL's limit for the name of a slot or publication, in bytes.
 const IDENTIFIER_BYTES_MAX: usize = 63;
+
+/// The server keeps whole segments of 16 MiB, and begins some way before what was confirmed.
+const INSURANCE_BYTES_MIN: u64 = 64 << 20;
 
 /// Before a source's settings can be told apart by source.
 const PREFIX: &str = "DBSTREAMD_SOURCE_";
@@ -218,6 +221,19 @@ fn check(
     if !(1..=IDENTIFIER_BYTES_MAX).contains(&publication.len()) {
         return Err(format!("publication: {publication:?} cannot name a publication: use 1 to 63 bytes"));
     }
+    let wal_insurance = source.wal_insurance.map(|size| size.0);
+    if let Some(bytes) = wal_insurance.filter(|bytes| *bytes < INSURANCE_BYTES_MIN) {
+        return Err(format!(
+            "wal_insurance: {bytes} bytes are too few: from {}MiB on, some WAL segments",
+            INSURANCE_BYTES_MIN >> 20
+        ));
+    }
+    if wal_insurance.is_some() && slot.len() + INSURANCE_SUFFIX.len() > IDENTIFIER_BYTES_MAX {
+        return Err(format!(
+            "wal_insurance: the slot's name {slot:?} is too long to add {INSURANCE_SUFFIX}: give a slot of at most {} bytes",
+            IDENTIFIER_BYTES_MAX - INSURANCE_SUFFIX.len()
+        ));
+    }
     let patterns = |key: &str, texts: Vec<String>| {
         texts
             .iter()
@@ -244,6 +260,7 @@ fn check(
         slot_check_interval: period(source.slot_check_interval, defaults.slot_check_interval),
         on_gap: source.on_gap.unwrap_or(defaults.on_gap),
         on_lost_slot: source.on_lost_slot.unwrap_or(defaults.on_lost_slot),
+        wal_insurance,
         connect: ConnectOptions {
             allow_cleartext_password: source
                 .allow_cleartext_password

@@ -17,9 +17,6 @@ use super::wire::Response;
 use crate::filter::Filter;
 use crate::proto;
 
-/// A batch is cut here unless one event alone is larger: well below the 4 MiB at which most gRPC clients refuse.
-const BATCH_BYTES_MAX: usize = 1024 * 1024;
-
 /// One subscription's way through the stream.
 pub(super) struct Feed {
     log: Log,
@@ -108,6 +105,22 @@ impl Feed {
         self.reader.next().await
     }
 
+    /// Whether there is something in hand to make a response of.
+    pub(super) fn has_events(&self) -> bool {
+        self.current.is_some() && !self.credit_spent()
+    }
+
+    /// Whether memory is held that another subscriber may be waiting for.
+    pub(super) fn holds_read_ahead(&self) -> bool {
+        self.reader.holds_read_ahead()
+    }
+
+    /// Lets go of what was read and not delivered; it is read again when its time comes.
+    pub(super) fn let_go(&mut self) {
+        self.current = None;
+        self.reader.let_go(self.considered.next());
+    }
+
     /// Takes a chunk in hand. A chunk lies in one epoch; an error is the end of a subscription that must not enter it.
     pub(super) fn take(&mut self, slice: ChunkSlice) -> Result<(), Status> {
         self.boundary.meet(slice.chunk.epoch())?;
@@ -137,13 +150,14 @@ impl Feed {
         Ok(Response::Progress(proto::Progress { offset: self.considered.0, visible_offset: visible.0 }))
     }
 
-    /// The next response from the chunk in hand; none when it is used up or credit is.
-    pub(super) fn next_response(&mut self) -> Result<Option<Response>, Status> {
+    /// The next response from the chunk in hand, of at most this many bytes unless one event alone is larger; none when
+    /// the chunk is used up or credit is.
+    pub(super) fn next_response(&mut self, bytes_max: usize) -> Result<Option<Response>, Status> {
         if let Some(started) = self.boundary.response() {
             return Ok(Some(started));
         }
-        while self.current.is_some() && !self.credit_spent() {
-            let response = if self.filter.takes_all() { self.shared()? } else { self.own()? };
+        while self.has_events() {
+            let response = if self.filter.takes_all() { self.shared(bytes_max)? } else { self.own(bytes_max)? };
             self.current = self.current.take().filter(|slice| !slice.range.is_empty());
             if response.is_some() {
                 return Ok(response);
@@ -153,7 +167,7 @@ impl Feed {
     }
 
     /// A slice of the shared encoding.
-    fn shared(&mut self) -> Result<Option<Response>, Status> {
+    fn shared(&mut self, bytes_max: usize) -> Result<Option<Response>, Status> {
         let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
         let credit = self.credit.map_or(usize::MAX, |credit| usize::try_from(credit).unwrap_or(usize::MAX));
         let from = range.start;
@@ -173,7 +187,7 @@ impl Feed {
         let run = chunk.encoded(encode::chunk);
         let ends = run.ends.get(from..to.min(run.ends.len())).unwrap_or_default();
         let start = from.checked_sub(1).and_then(|before| run.ends.get(before)).map_or(0, |&end| end as usize);
-        let fits = ends.partition_point(|&end| end as usize - start <= BATCH_BYTES_MAX).max(1);
+        let fits = ends.partition_point(|&end| end as usize - start <= bytes_max).max(1);
         let Some(&end) = ends.get(fits - 1) else {
             return Err(encode::broken(chunk.first_offset().advance(from as u64)));
         };
@@ -187,13 +201,13 @@ impl Feed {
     }
 
     /// An encoding of what matches the filter.
-    fn own(&mut self) -> Result<Option<Response>, Status> {
+    fn own(&mut self, bytes_max: usize) -> Result<Option<Response>, Status> {
         let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
         let mut run = RunBuilder::default();
         let mut taken = 0;
         for event in chunk.events(range.clone()) {
             if self.filter.takes(&event) {
-                if self.credit.is_some_and(|credit| taken >= credit) || run.len() >= BATCH_BYTES_MAX {
+                if self.credit.is_some_and(|credit| taken >= credit) || run.len() >= bytes_max {
                     break;
                 }
                 if let Some(stored) = event.schema.filter(|stored| !self.known.contains(&stored.id)) {
@@ -203,7 +217,7 @@ impl Feed {
                     self.known.insert(stored.id);
                     return Ok(Some(Response::Schema(encode::schema(stored))));
                 }
-                let room = run.is_empty() || run.len() + event.body.len() <= BATCH_BYTES_MAX;
+                let room = run.is_empty() || run.len() + event.body.len() <= bytes_max;
                 if !room {
                     break;
                 }

@@ -21,13 +21,14 @@ use std::time::Duration;
 
 use dbstreamd_log::{ConsumerState, Rewind};
 use dbstreamd_model::{Fingerprint, Offset};
-use dbstreamd_source::State;
+use dbstreamd_source::{SlotHealth, State};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::control::tuning::Tuning;
+use crate::delivery::DeliveryBudget;
 use crate::directory::{ConsumerSnapshot, Directory, StreamSnapshot};
 use crate::proto;
 use outbox::Responses;
@@ -64,6 +65,7 @@ pub(crate) async fn serve(
     directory: Arc<Directory>,
     tuning: Arc<Tuning>,
     subscribers: Arc<Semaphore>,
+    budget: DeliveryBudget,
     limits: Limits,
     shutdown: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -75,7 +77,7 @@ pub(crate) async fn serve(
     let health_task = tokio::spawn(health::report(Arc::clone(&directory), reporter, shutdown.clone()));
     let control = control::ControlService { directory: Arc::clone(&directory), tuning };
     let control = ControlServer::new(control).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let service = Service { directory, subscribers, shutdown: shutdown.clone(), limits };
+    let service = Service { directory, subscribers, budget, shutdown: shutdown.clone(), limits };
     let streams = StreamsServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
     tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_PER_CONNECTION_MAX)
@@ -98,6 +100,7 @@ pub(crate) async fn serve(
 struct Service {
     directory: Arc<Directory>,
     subscribers: Arc<Semaphore>,
+    budget: DeliveryBudget,
     shutdown: CancellationToken,
     limits: Limits,
 }
@@ -116,7 +119,7 @@ impl Streams for Service {
                 self.limits.subscribers_max
             )));
         };
-        let (outbox, responses) = outbox::outbox();
+        let (outbox, responses) = outbox::outbox(self.budget.clone());
         // Answer at once: some clients send their start only after they have seen the response's headers.
         let subscription =
             subscribe::serve(Arc::clone(&self.directory), request.into_inner(), outbox, self.shutdown.clone());
@@ -251,6 +254,19 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         slot: snapshot.slot.clone(),
         publication: snapshot.publication.clone(),
         epochs: snapshot.epochs.iter().map(crate::epochs::contract).collect(),
+        slot_health: snapshot.slot_health.as_ref().map(slot_health),
+    }
+}
+
+fn slot_health(slot: &SlotHealth) -> proto::SlotHealth {
+    proto::SlotHealth {
+        restart_lsn: slot.restart_lsn.0,
+        confirmed_flush_lsn: slot.confirmed_flush_lsn.0,
+        wal_status: slot.wal_status.clone(),
+        retained_bytes: slot.retained_bytes,
+        safe_bytes: slot.safe_bytes,
+        pinned_by: slot.pinned_by.clone(),
+        seen_at_us: slot.seen_at.0,
     }
 }
 

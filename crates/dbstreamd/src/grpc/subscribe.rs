@@ -13,17 +13,15 @@ use std::time::Duration;
 
 use dbstreamd_log::{Attendance, ChunkSlice, Durable, LogError, Rewind};
 use dbstreamd_model::{ConsumerName, Offset, StreamId};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::acks::Acks;
 use super::boundary::Boundary;
 use super::feed::Feed;
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Room};
 use super::start::Plan;
 use super::status::from_log;
-use super::wire::Response;
 use crate::consumers::Seat;
 use crate::directory::Directory;
 use crate::proto;
@@ -42,6 +40,10 @@ const TAKEOVER_WAIT_MAX: Duration = LAST_COMMIT_WAIT_MAX.saturating_add(Duration
 /// Progress is sent at most this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A subscription that could send nothing for this long lets go of what it read from disk: memory for that is shared, and
+/// others wait for it in line.
+const HOLD_MAX: Duration = Duration::from_secs(1);
+
 /// Everything that can happen to a running subscription.
 enum Happening {
     /// The daemon stops.
@@ -56,8 +58,10 @@ enum Happening {
     Committed(Result<Durable<Offset>, LogError>),
     /// The log has more.
     Read(Result<ChunkSlice, LogError>),
-    /// There is room for the response that waits.
-    Room(Option<OwnedSemaphorePermit>),
+    /// There is room for a response.
+    Room(Option<Room>),
+    /// What was read has been in hand for too long.
+    HeldLong,
     /// Time to say how far we are.
     ProgressDue,
 }
@@ -154,16 +158,17 @@ impl Subscription {
         let replaced = self.seat.as_ref().map_or_else(CancellationToken::new, |seat| seat.replaced.clone());
         let mut waiting = Some(self.feed.started(self.plan.entry.name.as_str())?);
         let mut progress_from = tokio::time::Instant::now();
+        let mut held_from = progress_from;
+        // It has let go, and reads again when there is room.
+        let mut parked = false;
         loop {
-            if waiting.is_none() {
-                waiting = self.feed.next_response()?;
-            }
-            let may_read = waiting.is_none() && self.feed.wants_data();
-            let progress_due = waiting.is_none() && self.feed.progress_due();
+            let may_send = waiting.is_some() || self.feed.has_events();
+            let may_read = !may_send && !parked && self.feed.wants_data();
+            let progress_due = !may_send && self.feed.progress_due();
             if waiting.is_none() && self.half_closed && self.feed.credit_spent() {
                 return Ok(());
             }
-            let size = waiting.as_ref().map_or(0, size);
+            let holds = !may_read && self.feed.holds_read_ahead();
             let happening = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => Happening::Shutdown,
@@ -171,7 +176,8 @@ impl Subscription {
                 () = outbox.closed() => Happening::Gone,
                 committed = self.acks.committed(), if self.acks.in_flight() => Happening::Committed(committed),
                 asked = requests.message(), if !self.half_closed => Happening::Asked(asked.transpose()),
-                room = outbox.room(size), if waiting.is_some() => Happening::Room(room),
+                room = outbox.room(), if may_send || parked => Happening::Room(room),
+                () = tokio::time::sleep_until(held_from + HOLD_MAX), if holds => Happening::HeldLong,
                 () = tokio::time::sleep_until(progress_from), if progress_due => Happening::ProgressDue,
                 read = self.feed.read(), if may_read => Happening::Read(read),
             };
@@ -185,11 +191,22 @@ impl Subscription {
                 Happening::Read(slice) => {
                     let slice = slice.map_err(|error| self.plan.refusal(&self.directory, &error))?;
                     self.feed.take(slice).map_err(|status| self.plan.at_boundary(&self.directory, &status))?;
+                    held_from = tokio::time::Instant::now();
                 }
                 Happening::Room(Some(room)) => {
-                    if let Some(response) = waiting.take() {
+                    let response = match waiting.take() {
+                        None => self.feed.next_response(room.bytes())?,
+                        waiting => waiting,
+                    };
+                    if let Some(response) = response {
                         outbox.send(response, room);
                     }
+                    held_from = tokio::time::Instant::now();
+                    parked = false;
+                }
+                Happening::HeldLong => {
+                    self.feed.let_go();
+                    parked = true;
                 }
                 Happening::Room(None) => return Ok(()),
                 Happening::ProgressDue => {
@@ -230,13 +247,4 @@ async fn introduce(
         log.commit_offset(stream, consumer, has, Rewind::Ignore).await.map_err(|error| from_log(&error))?;
     }
     Ok(log.attend(stream, consumer))
-}
-
-/// Bytes a response keeps in memory, roughly.
-fn size(response: &Response) -> usize {
-    match response {
-        Response::Events(bytes) => bytes.len(),
-        Response::Schema(schema) => prost::Message::encoded_len(schema),
-        Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_) => 64,
-    }
 }

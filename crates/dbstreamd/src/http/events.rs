@@ -55,7 +55,8 @@ pub(super) async fn follow(
         return problem(StatusCode::SERVICE_UNAVAILABLE, text);
     };
     let reader = match open_reader(&shared.directory, entry.id, wish.from).await {
-        Ok(reader) => reader,
+        // Nothing runs while its client does not read, so it could not let go of a turn.
+        Ok(reader) => reader.one_at_a_time(),
         Err(
             error @ (LogError::OffsetTrimmed { .. }
             | LogError::OffsetPastEnd { .. }

@@ -19,11 +19,12 @@ use prometheus_client::registry::Registry;
 
 use super::{Shared, problem};
 use crate::directory::{ConsumerSnapshot, StreamSnapshot};
+use crate::memory::Usage;
 use crate::process;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-type Of<T> = (&'static str, &'static str, fn(&T) -> f64);
+type Of<T, V = f64> = (&'static str, &'static str, fn(&T) -> V);
 
 const STREAM_GAUGES: &[Of<StreamSnapshot>] = &[
     ("dbstreamd_stream_epoch", "Rises when continuity with the source was broken", |s| f64::from(s.watermarks.epoch.0)),
@@ -152,6 +153,7 @@ impl Collector for Snapshots {
                 ConstGauge::new(of(consumer)).encode(family.encode_family(&labels)?)?;
             }
         }
+        memory(&mut encoder, shared)?;
         daemon(&mut encoder, shared)
     }
 }
@@ -193,6 +195,9 @@ fn slots(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fmt
         ("dbstreamd_slot_pinned", "Transactions that keep the slot's WAL far behind what was confirmed", |s| {
             Some(size(s.pinned_by.len()))
         }),
+        ("dbstreamd_slot_insurance_retained_wal_bytes", "WAL the server keeps for the insurance slot", |s| {
+            s.insurance.as_ref().map(|insurance| float(insurance.retained_bytes))
+        }),
     ];
     let seen = || streams.iter().filter_map(|stream| Some((stream.name.as_str(), stream.slot_health.as_ref()?)));
     for (name, help, of) in GAUGES {
@@ -212,6 +217,29 @@ fn slots(encoder: &mut DescriptorEncoder<'_>, streams: &[StreamSnapshot]) -> fmt
     Ok(())
 }
 
+/// The memory budget; what is used has no sample where nobody counts it.
+fn memory(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
+    let usage = shared.memory.usage(shared.directory.log());
+    let families: [Of<Usage, Option<f64>>; 2] = [
+        ("dbstreamd_memory_budget_bytes", "Memory that a component may use", |u| Some(float(u.budget))),
+        ("dbstreamd_memory_used_bytes", "Memory that a component uses", |u| u.used.map(float)),
+    ];
+    for (name, help, of) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for component in &usage {
+            if let Some(bytes) = of(component) {
+                ConstGauge::new(bytes).encode(family.encode_family(&[("component", component.component.name())])?)?;
+            }
+        }
+    }
+    if let Some(limit) = &shared.memory.budget.limit {
+        let help = "Memory there is: memory.total, the control group's or the machine's";
+        let family = encoder.encode_descriptor("dbstreamd_memory_limit_bytes", help, None, MetricType::Gauge)?;
+        ConstGauge::new(float(limit.bytes)).encode(family)?;
+    }
+    Ok(())
+}
+
 fn daemon(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
     let log = shared.directory.log();
     let taken = |seats: &tokio::sync::Semaphore, of: usize| size(of.saturating_sub(seats.available_permits()));
@@ -223,11 +251,15 @@ fn daemon(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
             "Event streams over HTTP now",
             taken(&shared.event_streams, shared.event_streams_max),
         ),
-        ("dbstreamd_credit_window_used_bytes", "Received bytes that are not durable yet", size(shared.window.used())),
+        (
+            "dbstreamd_credit_window_used_bytes",
+            "Received bytes that are not durable yet",
+            size(shared.memory.window.used()),
+        ),
         (
             "dbstreamd_credit_window_limit_bytes",
             "How many there may be before reading stops",
-            size(shared.window.limit()),
+            size(shared.memory.window.limit()),
         ),
         ("dbstreamd_log_disk_bytes", "Bytes of the log on disk", float(log.disk_bytes())),
         ("dbstreamd_log_failed", "1 while the log does not write", if log.failure().is_some() { 1.0 } else { 0.0 }),

@@ -19,7 +19,6 @@ use axum::Router;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use dbstreamd_log::CreditWindow;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::Directory;
+use crate::memory::Live;
 pub(crate) use host::AllowedHosts;
 use patience::Patient;
 
@@ -49,7 +49,8 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// What the handlers share.
 pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
-    pub(crate) window: CreditWindow,
+    /// The memory budget and what is used of it.
+    pub(crate) memory: Live,
     /// Seats of gRPC subscribers, and how many there are.
     pub(crate) subscribers: Arc<Semaphore>,
     pub(crate) subscribers_max: usize,

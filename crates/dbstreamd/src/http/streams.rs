@@ -90,6 +90,12 @@ fn slot_health(slot: &SlotHealth) -> Value {
         "retained_bytes": slot.retained_bytes,
         "safe_bytes": slot.safe_bytes,
         "pinned_by": slot.pinned_by,
+        "insurance": slot.insurance.as_ref().map(|insurance| json!({
+            "slot": insurance.slot,
+            "wal_status": insurance.wal_status,
+            "restart_lsn": insurance.restart_lsn.to_string(),
+            "retained_bytes": insurance.retained_bytes,
+        })),
         "seen_at": rfc3339(slot.seen_at),
     })
 }

@@ -12,7 +12,7 @@ use dbstreamd_model::{Lsn, Offset, Timestamp};
 
 pub use cursor::{UnitCursor, UnitRecord};
 pub(crate) use disk::{chunk_at, verify_newest};
-pub use reader::Reader;
+pub use reader::{READ_AHEAD_BYTES_MAX, Reader};
 pub(crate) use seek::start_offset;
 
 /// Where a reader starts.

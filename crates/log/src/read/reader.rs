@@ -1,11 +1,12 @@
 //! One consumer's cursor: the newest chunks from memory, everything else from disk.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dbstreamd_model::Offset;
-use tokio::sync::watch;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
 use super::disk::{self, Budget};
@@ -17,6 +18,12 @@ use crate::stream::Stream;
 /// What a reader takes from disk in one go: several chunks, so that it need not go there for each, and few enough
 /// that ten thousand lagging readers do not fill the memory.
 const READ_AHEAD: Budget = Budget { chunks: 4, bytes: 512 * 1024 };
+
+/// What a reader with chunks from disk holds at most, unless one row alone is larger: the chunks it read ahead, the last of
+/// which passed the limit, and the encoding of the one that is being delivered.
+pub const READ_AHEAD_BYTES_MAX: usize = 2 * READ_AHEAD.bytes;
+
+type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
 /// How long a reader waits when the log is being opened anew after a failed write.
 const REOPENING_PAUSE: Duration = Duration::from_millis(50);
@@ -30,6 +37,14 @@ pub struct Reader {
     next: Offset,
     /// Read from disk and not delivered.
     ahead: VecDeque<Arc<Chunk>>,
+    /// How much is read from disk at once.
+    budget: Budget,
+    /// Whether it needs a turn for that.
+    takes_turns: bool,
+    /// The right to hold what was read from disk; kept until all of it was delivered and the caller came back.
+    held: Option<OwnedSemaphorePermit>,
+    /// The place in the line for it. Kept here, so that a dropped future does not lose it.
+    turn: Option<Turn>,
     /// A read under way. Kept here, so that a dropped future does not waste it.
     reading: Option<JoinHandle<Result<Vec<Arc<Chunk>>, LogError>>>,
 }
@@ -38,12 +53,49 @@ impl Reader {
     pub(crate) fn new(shared: Arc<Shared>, stream: Arc<Stream>, next: Offset) -> Self {
         let marks = stream.published.watch();
         let closed = shared.closed.subscribe();
-        Self { shared, stream, marks, closed, next, ahead: VecDeque::new(), reading: None }
+        Self {
+            shared,
+            stream,
+            marks,
+            closed,
+            next,
+            ahead: VecDeque::new(),
+            budget: READ_AHEAD,
+            takes_turns: true,
+            held: None,
+            turn: None,
+            reading: None,
+        }
     }
 
     /// The next offset it will deliver.
     pub fn position(&self) -> Offset {
         self.next
+    }
+
+    /// From now on one chunk is read at a time, and no turn is needed for it: for readers that are few and may stop at any
+    /// moment with something in hand.
+    #[must_use]
+    pub fn one_at_a_time(mut self) -> Self {
+        self.budget = Budget { chunks: 1, ..READ_AHEAD };
+        self.takes_turns = false;
+        self
+    }
+
+    /// Whether it holds memory for chunks from disk that another reader may be waiting for, or a place in the line for it:
+    /// whose turn has come without anybody asking keeps the others waiting too.
+    pub fn holds_read_ahead(&self) -> bool {
+        self.held.is_some() || self.turn.is_some()
+    }
+
+    /// Lets go of everything read from disk and goes on at `next`, which must not be past [`position`](Self::position). For
+    /// who cannot deliver for a while; the caller drops what it has in hand itself.
+    pub fn let_go(&mut self, next: Offset) {
+        self.next = next.min(self.next);
+        self.ahead = VecDeque::new();
+        self.reading = None;
+        self.turn = None;
+        self.held = None;
     }
 
     /// The next events, as soon as there are any. Cancel-safe.
@@ -74,6 +126,7 @@ impl Reader {
                 return Err(LogError::OffsetTrimmed { requested: self.next, trim_point: marks.trim_point });
             }
             if self.next > marks.visible {
+                self.held = None;
                 return Ok(None);
             }
             if let Some(chunk) = self.find_in_memory() {
@@ -87,6 +140,8 @@ impl Reader {
         // The ring first: its chunks are shared, and so is what they are encoded to.
         if let Some(chunk) = self.stream.ring.find(self.next) {
             self.shared.metrics.ring_hits.inc();
+            self.ahead.clear();
+            self.held = None;
             return Some(chunk);
         }
         while let Some(chunk) = self.ahead.pop_front() {
@@ -104,15 +159,36 @@ impl Reader {
         ChunkSlice { range: start..chunk.len(), chunk }
     }
 
+    /// Waits in line for the right to hold chunks from disk. Who had its share goes to the end of the line.
+    async fn take_turn(&mut self) -> Result<(), LogError> {
+        if self.held.is_some() && self.shared.read_ahead.available_permits() > 0 {
+            return Ok(());
+        }
+        if self.turn.is_none() {
+            self.held = None;
+            self.turn = Some(Box::pin(Arc::clone(&self.shared.read_ahead).acquire_owned()));
+        }
+        if let Some(turn) = &mut self.turn {
+            let permit = turn.await;
+            self.turn = None;
+            self.held = Some(permit.map_err(|_| LogError::Closed)?);
+        }
+        Ok(())
+    }
+
     /// Fills `ahead` from disk. Reads are few at a time in the whole process: memory and threads are bounded, and one
     /// disk is not made faster by many.
     async fn read_ahead(&mut self, visible: Offset) -> Result<(), LogError> {
         if self.reading.is_none() {
+            if self.takes_turns {
+                self.take_turn().await?;
+            }
             let permit = Arc::clone(&self.shared.disk_reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
             let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
+            let budget = self.budget;
             self.reading = Some(tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                let read = shared.store().and_then(|store| disk::read(&store, &stream, from, visible, READ_AHEAD));
+                let read = shared.store().and_then(|store| disk::read(&store, &stream, from, visible, budget));
                 match &read {
                     Ok(chunks) => drop(shared.metrics.disk_chunks.inc_by(chunks.len() as u64)),
                     Err(LogError::Damaged { .. }) => drop(shared.metrics.damaged_chunks.inc()),

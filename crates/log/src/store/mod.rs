@@ -39,6 +39,7 @@ type Db = DBWithThreadMode<MultiThreaded>;
 pub(crate) struct Store {
     db: Db,
     partition_options: Options,
+    tuning: tuning::Tuning,
     synced: WriteOptions,
     dir: PathBuf,
     _lock: DirLock,
@@ -60,7 +61,8 @@ impl Store {
         let db = open_database(&dir, &tuning)?;
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
-        let store = Self { db, partition_options: tuning.partition(), synced, dir: options.dir.clone(), _lock: lock };
+        let partition_options = tuning.partition();
+        let store = Self { db, partition_options, tuning, synced, dir: options.dir.clone(), _lock: lock };
         Failpoint::StoreOpened.reach();
         store.check_format()?;
         let loaded = load::load(&store)?;
@@ -165,6 +167,11 @@ impl Store {
         let Ok(family) = self.family(&partition.family()) else { return 0 };
         let property = |name: &str| self.db.property_int_value_cf(&family, name).ok().flatten().unwrap_or(0);
         property("rocksdb.total-sst-files-size") + property("rocksdb.cur-size-all-mem-tables")
+    }
+
+    /// Bytes in memtables, and of blocks and indexes in the cache.
+    pub(crate) fn memory_used(&self) -> (usize, usize) {
+        (self.tuning.memtables_used(), self.tuning.blocks_used())
     }
 
     /// Bytes of all table files and of what is waiting to become one.

@@ -9,11 +9,15 @@ use crate::options::LogOptions;
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+/// Table files that are open at a time.
+const OPEN_FILES_MAX: i32 = 512;
+
 /// Options of the database and of its column families, around one memory budget.
 pub(super) struct Tuning {
     cache: Cache,
     memtables: WriteBufferManager,
     write_buffer_bytes: usize,
+    memtables_per_partition: i32,
     wal_bytes_max: u64,
     direct_io: bool,
 }
@@ -24,22 +28,32 @@ impl Tuning {
         let cache = Cache::new_lru_cache(options.memtable_budget_bytes + options.block_cache_bytes);
         let memtables = WriteBufferManager::new_write_buffer_manager_with_cache(
             options.memtable_budget_bytes,
-            // Writers are not stalled over it: flushes keep up, since nothing is ever compacted behind them, and a
-            // disk that is too slow for flushes is too slow for the write-ahead log as well, which does push back.
+            // It counts and starts flushes; what stalls a writer is the number of a partition's memtables, which also
+            // ends with an error when the disk is full, where a stall in here would wait for ever.
             false,
             cache.clone(),
         );
-        let write_buffer_bytes = (options.memtable_budget_bytes / 4).clamp(MIB, 64 * MIB);
+        let write_buffer_bytes = options.write_buffer_bytes();
         Self {
             cache,
             memtables,
-            // A quarter: one active, one being flushed, and room for the records' own.
             write_buffer_bytes,
+            memtables_per_partition: i32::try_from(options.memtables_per_partition()).unwrap_or(i32::MAX),
             // One memtable's worth: once a table file holds it, what the write-ahead log says is there twice, and only
             // the records' small memtable still pins it.
             wal_bytes_max: write_buffer_bytes as u64,
             direct_io,
         }
+    }
+
+    /// Bytes in memtables, those being flushed included.
+    pub(super) fn memtables_used(&self) -> usize {
+        self.memtables.get_usage()
+    }
+
+    /// Bytes of blocks and indexes in the cache; the memtables are charged to it too, in steps of 256 KiB.
+    pub(super) fn blocks_used(&self) -> usize {
+        self.cache.get_usage().saturating_sub(self.memtables_used().next_multiple_of(256 * KIB))
     }
 
     pub(super) fn database(&self) -> Options {
@@ -62,7 +76,7 @@ impl Tuning {
         options.set_allow_concurrent_memtable_write(false);
         options.set_enable_write_thread_adaptive_yield(false);
         // A bound on file descriptors: 50 GiB are about 1,600 table files.
-        options.set_max_open_files(512);
+        options.set_max_open_files(OPEN_FILES_MAX);
         // RocksDB's own diary: enough for a bug report, never a disk full of it, and no timers in an idle process.
         options.set_log_level(LogLevel::Warn);
         options.set_keep_log_file_num(2);
@@ -85,8 +99,7 @@ impl Tuning {
         options.set_soft_pending_compaction_bytes_limit(0);
         options.set_hard_pending_compaction_bytes_limit(0);
         options.set_write_buffer_size(self.write_buffer_bytes);
-        // Two may wait for their flush before a write waits for one.
-        options.set_max_write_buffer_number(4);
+        options.set_max_write_buffer_number(self.memtables_per_partition);
         // Partitions are many and mostly quiet: an empty memtable costs one arena block. Chunks are larger than it
         // and get memory of their own, so nothing is lost by keeping it small.
         options.set_arena_block_size(64 * KIB);
@@ -101,7 +114,7 @@ impl Tuning {
     pub(super) fn meta(&self) -> Options {
         let mut options = Options::default();
         // Small: most of it are old versions of the same few records.
-        options.set_write_buffer_size(4 * MIB);
+        options.set_write_buffer_size(self.write_buffer_bytes.min(4 * MIB));
         options.set_arena_block_size(64 * KIB);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_block_based_table_factory(&self.tables(4 * KIB));

@@ -24,6 +24,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use dbstreamd_model::{Notice, Severity, StreamId};
@@ -143,6 +144,8 @@ impl Writer {
             self.gather_idle(group);
         }
         self.write(group)?;
+        // At least once a second, since encodings come and go without the writer.
+        self.shared.ring_bytes.store(self.ring.used(), Relaxed);
         let next = match control {
             Some(control) => self.control(control)?,
             None => Next::Continue,

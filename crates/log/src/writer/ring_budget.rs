@@ -27,6 +27,11 @@ impl RingBudget {
         Self { limit, used: 0, encoded: Arc::default(), order: VecDeque::new() }
     }
 
+    /// Bytes of chunks and encodings.
+    pub(super) fn used(&self) -> usize {
+        self.used + self.encoded.load(Relaxed)
+    }
+
     /// Adds the newest chunk of `stream`, and lets go of the oldest ones while there are too many.
     pub(super) fn push(&mut self, stream: &Arc<Stream>, mut chunk: Chunk) {
         let bytes = chunk.memory();

@@ -1,6 +1,6 @@
 //! Readers see exactly what was appended, in order, from wherever they start, while it is being written or later.
 
-use dbstreamd_log::{Log, LogError, LogOptions, Pump, StartAt};
+use dbstreamd_log::{Log, LogError, LogOptions, Pump, READ_AHEAD_BYTES_MAX, Reader, StartAt};
 use dbstreamd_model::{Lsn, Offset, Timestamp};
 use proptest::prelude::*;
 
@@ -258,5 +258,49 @@ fn a_dropped_wait_loses_nothing() {
             }
         }
         assert_eq!(seen, writer.events);
+    });
+}
+
+#[test]
+fn readers_of_the_disk_take_turns_when_memory_allows_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    // Less than one turn: there is always one.
+    let options = LogOptions { tail_ring_bytes: 0, read_ahead_bytes: 1, ..small(dir.path()) };
+    let log = Log::open(options).unwrap();
+    let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        (0..400).for_each(|n| writer.unit(TIME, &bodies(3, n)));
+        writer.settle().await;
+        assert_eq!(log.memory().read_ahead, 0);
+
+        // Who got something and does not come back keeps the turn, until it lets go.
+        let mut first = log.reader(stream, StartAt::Earliest).unwrap();
+        let slice = within(first.next()).await.unwrap();
+        assert!(first.holds_read_ahead());
+        assert_eq!(log.memory().read_ahead, READ_AHEAD_BYTES_MAX);
+        let mut second = log.reader(stream, StartAt::Earliest).unwrap();
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(100), second.next()).await;
+        assert!(waits.is_err(), "there is one turn, and it is taken");
+        // A place in the line is given up as well: nobody asks for it any more when the turn comes.
+        let mut third = log.reader(stream, StartAt::Earliest).unwrap();
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(100), third.next()).await;
+        assert!(waits.is_err() && third.holds_read_ahead());
+        second.let_go(Offset(1));
+        drop(slice);
+        first.let_go(Offset(1));
+        within(third.next()).await.unwrap();
+        third.let_go(Offset(1));
+        assert!(!first.holds_read_ahead());
+        within(second.next()).await.unwrap();
+        second.let_go(Offset(1));
+
+        // Both at once: neither starves, and each sees all of it.
+        let last = writer.events.last().unwrap().offset;
+        let all = |mut reader: Reader| async move { follow(&mut reader, Offset(last)).await };
+        let (first, second) = tokio::join!(tokio::spawn(all(first)), tokio::spawn(all(second)));
+        assert_eq!(first.unwrap().unwrap(), writer.events);
+        assert_eq!(second.unwrap().unwrap(), writer.events);
+        assert_eq!(log.memory().read_ahead, 0);
     });
 }

@@ -2,7 +2,8 @@
 //!
 //! It looks whether or not changes flow, since a stopped stream is when WAL piles up, and through a session of its own, as a
 //! replication connection takes no statements while it streams. That session lasts for one look, so that a role with few
-//! connections has them for the stream. Nothing is changed at the server.
+//! connections has them for the stream. Nothing is changed at the server but the insurance slot, if one is wished for
+//! (`insurance`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use dbstreamd_model::{Lsn, Severity, Timestamp};
 
 use super::setup::{SourceSettings, blockers, describe};
-use super::{Connection, PgError, SessionKind, quote_literal};
+use super::{Connection, PgError, SessionKind, insurance, quote_literal};
 use crate::status::{SlotHealth, StreamStatus};
 
 /// The slot's oldest WAL this far behind what it confirmed: an open transaction holds it back. Ordinary transactions do so
@@ -27,15 +28,20 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// Looks every `settings.slot_check_interval`, until it is dropped.
 pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
     let mut pause = settings.slot_check_interval;
+    let mut uninsured = false;
     loop {
         let looked = tokio::time::timeout(LOOK_MAX, look(&settings));
         match looked.await.unwrap_or_else(|_| Err(PgError::protocol("the server did not answer in time"))) {
-            Ok(health) => {
-                if let Some(health) = &health {
+            Ok(mut health) => {
+                if let Some(health) = &mut health {
+                    health.insurance = status.slot().and_then(|before| before.insurance);
                     tell(&status, health);
                 }
                 status.set_slot(health);
                 pause = settings.slot_check_interval;
+                if settings.wal_insurance.is_some() && !insure(&settings, &status, &mut uninsured).await {
+                    pause = (pause * 2).min(PAUSE_MAX.max(pause));
+                }
             }
             // The stream itself says what is wrong with the server. What was seen last stays, with its time.
             Err(error) => {
@@ -46,6 +52,37 @@ pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+/// Sees to the insurance slot, and says once when that does not work; whether it did.
+async fn insure(settings: &SourceSettings, status: &StreamStatus, uninsured: &mut bool) -> bool {
+    // Only next to a slot that is there: what it has confirmed is as far as the insurance may go.
+    let (Some(cap), Some(mut health)) = (settings.wal_insurance, status.slot()) else { return true };
+    let insured = async {
+        let mut connection = Connection::connect(&settings.connect, SessionKind::Ordinary).await?;
+        let insured = insurance::insure(&mut connection, settings, cap, health.confirmed_flush_lsn).await?;
+        connection.close().await;
+        Ok(insured)
+    };
+    let insured = tokio::time::timeout(insurance::INSURE_MAX, insured).await;
+    let problem = match insured.unwrap_or_else(|_| Err(PgError::protocol("the server did not answer in time"))) {
+        Ok(insurance) => {
+            let lost = insurance.wal_status == "lost";
+            let problem = format!("the slot {} is lost: drop it, and a new one is made", insurance.slot);
+            health.insurance = Some(insurance);
+            status.set_slot(Some(health));
+            lost.then_some(problem)
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    match (&problem, std::mem::replace(uninsured, problem.is_some())) {
+        (Some(problem), false) => {
+            tracing::warn!(stream = %status.name(), problem, "the insurance slot could not be made or moved; the stream itself is not affected");
+        }
+        (None, true) => tracing::info!(stream = %status.name(), "the insurance slot is in order again"),
+        _ => {}
+    }
+    problem.is_none()
 }
 
 /// None when there is no such slot, or not yet.
@@ -91,6 +128,7 @@ fn health(row: &[Option<String>]) -> Option<SlotHealth> {
         retained_bytes: bytes(3).unwrap_or(0),
         safe_bytes: bytes(4),
         pinned_by: Vec::new(),
+        insurance: None,
         seen_at: Timestamp::now(),
     })
 }

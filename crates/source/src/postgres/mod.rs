@@ -6,7 +6,7 @@
 //!                                                                      feedback ◀──────────┘
 //! ```
 //!
-//! `wire` frames the messages of an ordinary conversation, `pacing` decides when `wal` reads, `kernel` holds the few
+//! `wire` frames the messages of an ordinary conversation, `pacing` decides when `wal` reads, `guard` and `insurance` watch and move slots, `kernel` holds the few
 //! system calls that no safe crate offers.
 
 mod auth;
@@ -16,6 +16,7 @@ mod decode;
 mod error;
 mod feedback;
 mod guard;
+mod insurance;
 mod kernel;
 mod options;
 mod pacing;
@@ -33,6 +34,7 @@ pub use connection::{Connection, Row, SessionKind, decode_profile};
 pub use decode::DecodeError;
 pub use error::{PgError, ServerError, SystemIdentity};
 pub use feedback::FeedbackWriter;
+pub use insurance::SUFFIX as INSURANCE_SUFFIX;
 pub use options::{
     ChannelBinding, ConnectOptions, Endpoint, Host, Keepalive, OptionsError, RootCert, SslMode, SslNegotiation,
     TargetSession,
@@ -41,4 +43,4 @@ pub use replication::{CreatedSlot, Replication, quote_identifier, quote_literal}
 pub use secret::Secret;
 pub use setup::{SetupError, SourceSettings};
 pub use source::PostgresSource;
-pub use wal::{WalFrame, WalReader};
+pub use wal::{KERNEL_BUFFER_BYTES, SESSION_BYTES_MAX, WalFrame, WalReader};

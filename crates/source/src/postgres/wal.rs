@@ -19,7 +19,7 @@ use super::error::{PgError, one_line};
 use super::feedback::FeedbackWriter;
 use super::kernel::{PreciseTimer, tcp_data_segments, tcp_round_trip};
 use super::pacing::{Pacer, RECEIVE_BUFFER_BYTES, ROUND_TRIP_MAX, ReadSeen};
-use super::socket::ReadSide;
+use super::socket::{ReadSide, TLS_READ_AHEAD_BYTES};
 use super::tcp::Arrivals;
 use super::wire::{HEADER_BYTES, Wire, header, server_error};
 
@@ -29,6 +29,12 @@ const BUFFER_BYTES: usize = 512 * 1024;
 const ROOM_BYTES_MIN: usize = 192 * 1024;
 /// A buffer that a huge row made larger than this is given back.
 const BUFFER_KEEP_BYTES_MAX: usize = 2 * BUFFER_BYTES;
+/// What a session keeps besides what credit was taken for: two buffers (one that is read into, one whose frames are still in
+/// use), the lists of frames and changes, and what TLS reads ahead. A row larger than the buffer comes on top while it is on its way.
+pub const SESSION_BYTES_MAX: usize = BUFFER_KEEP_BYTES_MAX + 256 * 1024 + TLS_READ_AHEAD_BYTES;
+/// What the kernel may hold for a session: about this much when it is near and its reads are paced; far away the kernel grows
+/// its buffer with the round trip, and shrinks it when memory runs short.
+pub const KERNEL_BUFFER_BYTES: usize = 1024 * 1024;
 /// PostgreSQL's own limit of a message (1 GiB less one byte, `MaxAllocSize`), and the frame's head.
 const COPY_DATA_BYTES_MAX: usize = 1024 * 1024 * 1024 + 1024;
 /// Errors and notices inside the stream.

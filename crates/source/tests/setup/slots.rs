@@ -213,3 +213,39 @@ fn old_transactions_are_pointed_out_before_they_hurt() {
     let report = check(&settings);
     says(&crate::database::finding(&report, "max_slot_wal_keep_size").message, &["100 MB"]);
 }
+
+#[test]
+fn an_insurance_slot_is_reported_whether_it_is_wanted_missing_left_over_or_in_danger() {
+    let cluster = Cluster::builder().setting("max_slot_wal_keep_size", "100MB");
+    let database = Database::on_own(cluster, TABLE);
+    let mut settings = database.settings();
+    prepare(&settings).unwrap();
+    let finding = |settings: &_| {
+        let report = check(settings);
+        assert!(!report.has_errors(), "insurance keeps no stream from running: {report}");
+        report.findings.into_iter().filter(|finding| finding.code == "wal_insurance").collect::<Vec<_>>()
+    };
+    assert_eq!(finding(&settings), []);
+    settings.wal_insurance = Some(80 << 20);
+    let missing = finding(&settings);
+    assert_eq!(missing.len(), 1);
+    says(&missing[0].message, &["does not exist yet", "80 MB"]);
+
+    let name = format!("{}_insurance", database.slot());
+    database.sql(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')"));
+    says(&finding(&settings)[0].message, &["keeps 0 MB", "80 MB"]);
+    settings.wal_insurance = Some(1 << 30);
+    let danger = check(&settings);
+    says(
+        &warned(&danger, "wal_insurance"),
+        &["100 MB", "1024 MB", "ALTER SYSTEM SET max_slot_wal_keep_size = '2048MB'"],
+    );
+    settings.wal_insurance = None;
+    let drop = format!("SELECT pg_drop_replication_slot('{name}')");
+    says(&warned(&check(&settings), "wal_insurance"), &["left over", &drop]);
+
+    database.sql(&drop);
+    database.sql(&format!("SELECT pg_create_physical_replication_slot('{name}')"));
+    settings.wal_insurance = Some(80 << 20);
+    says(&warned(&check(&settings), "wal_insurance"), &["not one of pgoutput", &drop]);
+}

@@ -119,3 +119,33 @@ async fn a_client_that_does_not_read_holds_up_nobody() {
     assert_eq!(offsets(&stalled.events(40).await), (1..=40).collect::<Vec<_>>());
     fixture.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_memory_for_delivery_in_the_hands_of_clients_that_do_not_read_others_still_get_everything() {
+    // Everything comes from disk, one reader at a time, and no more than the smallest pieces are sent.
+    let mut fixture = Fixture::start_with(|config, options| {
+        config.delivery_bytes = 1;
+        (options.tail_ring_bytes, options.read_ahead_bytes) = (0, 1);
+    })
+    .await;
+    let orders = table("orders");
+    let note = vec![b'n'; 20_000];
+    for number in 0..300 {
+        fixture.commit(&[(&orders, insert(&number.to_string(), &note))]).await;
+    }
+    let start = || proto::Start { from: earliest(), ..Default::default() };
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        // Its first event shows that it is being served; then it reads no more.
+        let mut client = fixture.subscribe(start()).await;
+        assert_eq!(offsets(&client.events(1).await)[0], 1);
+        stalled.push(client);
+    }
+    let mut reading = fixture.subscribe(start()).await;
+    assert_eq!(offsets(&reading.events(300).await), (1..=300).collect::<Vec<_>>());
+    // They lost nothing by it.
+    for mut client in stalled {
+        assert_eq!(offsets(&client.events(299).await), (2..=300).collect::<Vec<_>>());
+    }
+    fixture.stop().await;
+}

@@ -162,7 +162,7 @@ fn wal_kept_for_slots(facts: &Facts, to: &mut Assessment) {
             "max_slot_wal_keep_size",
             "max_slot_wal_keep_size",
             "-1: while dbstreamd is stopped the server keeps all WAL for the slot, until its disk is full",
-            "set a limit that the disk can bear, such as ALTER SYSTEM SET max_slot_wal_keep_size = '50GB', and watch the slot",
+            "set a limit that the disk can bear and that outlasts a long stop: ALTER SYSTEM SET max_slot_wal_keep_size = '50GB'; SELECT pg_reload_conf()",
         ),
         Some(megabytes) => to.findings.ok(
             "max_slot_wal_keep_size",

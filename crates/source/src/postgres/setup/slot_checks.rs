@@ -4,6 +4,7 @@ use super::assessment::Assessment;
 use super::error::names;
 use super::facts::{Facts, OpenTransaction, PreparedTransaction, SlotFacts};
 use super::{SetupError, SlotMismatch, SourceSettings, server_checks, sql};
+use crate::postgres::insurance::slot_name;
 use crate::postgres::quote_literal;
 
 /// Open transactions younger than this are ordinary traffic.
@@ -15,6 +16,65 @@ pub(crate) fn judge(facts: &Facts, settings: &SourceSettings, to: &mut Assessmen
     match facts.slot(&settings.slot) {
         Some(slot) => existing(slot, facts, settings, to),
         None => missing(facts, settings, to),
+    }
+    insurance(facts, settings, to);
+}
+
+/// The second slot, which is never streamed from: in order, or left over.
+fn insurance(facts: &Facts, settings: &SourceSettings, to: &mut Assessment) {
+    let name = slot_name(&settings.slot);
+    let drop = || format!("SELECT pg_drop_replication_slot({})", quote_literal(&name).trim());
+    let kept = |slot: &SlotFacts| slot.retained_bytes.unwrap_or(0) / 1_048_576;
+    let (slot, cap) = match (facts.slot(&name), settings.wal_insurance) {
+        (None, None) => return,
+        (Some(slot), None) => {
+            let message = format!(
+                "an insurance slot is left over and keeps {} MB of WAL: nothing moves it, since wal_insurance is not set",
+                kept(slot)
+            );
+            return to.findings.warn("wal_insurance", name.clone(), message, drop());
+        }
+        (slot, Some(cap)) => (slot, cap),
+    };
+    let cap_mb = cap / 1_048_576;
+    let keep = facts.number("max_slot_wal_keep_size").and_then(|megabytes| u64::try_from(megabytes).ok());
+    if let Some(keep_mb) = keep.filter(|keep_mb| *keep_mb < cap_mb) {
+        to.findings.warn(
+            "wal_insurance",
+            name.clone(),
+            format!(
+                "max_slot_wal_keep_size is {keep_mb} MB, less than wal_insurance ({cap_mb} MB): the slot would be lost"
+            ),
+            format!(
+                "ALTER SYSTEM SET max_slot_wal_keep_size = '{}MB'; SELECT pg_reload_conf(), or a smaller wal_insurance",
+                cap_mb * 2
+            ),
+        );
+    }
+    let problem =
+        slot.and_then(|slot| match (mismatch(slot, &facts.server.database), &slot.invalidation, slot.active_pid) {
+            (Some(_), ..) => Some("is not one of pgoutput in this database".to_owned()),
+            (_, Some(reason), _) => Some(format!("is lost ({reason})")),
+            (.., Some(pid)) => Some(format!("is being read by pid {pid}, so that it cannot be moved")),
+            _ => None,
+        });
+    match (slot, problem) {
+        (_, Some(problem)) => {
+            let remedy = format!("{}; the running stream makes a new one", drop());
+            to.findings.warn("wal_insurance", name.clone(), format!("the insurance slot {problem}"), remedy);
+        }
+        (Some(slot), None) => to.findings.ok(
+            "wal_insurance",
+            name.clone(),
+            format!("the insurance slot keeps {} MB of WAL, at most {cap_mb} MB", kept(slot)),
+        ),
+        (None, None) => to.findings.ok(
+            "wal_insurance",
+            name.clone(),
+            format!(
+                "the insurance slot does not exist yet; the running stream makes it, for {cap_mb} MB of WAL at most"
+            ),
+        ),
     }
 }
 
