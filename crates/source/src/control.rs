@@ -26,6 +26,9 @@ pub struct PauseNote {
 impl fmt::Display for PauseNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "paused by {}", self.by)?;
+        if let Some(since) = jiff::Timestamp::from_microsecond(self.since.0).ok().filter(|_| self.since.0 != 0) {
+            write!(f, " at {since:.0}")?;
+        }
         if !self.why.is_empty() {
             write!(f, " ({})", self.why)?;
         }
@@ -94,5 +97,25 @@ impl Control {
 impl From<CancellationToken> for Control {
     fn from(shutdown: CancellationToken) -> Self {
         Self::new(Goal::Run, shutdown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_says_who_wanted_it_when_why_and_for_how_long() {
+        let mut note = PauseNote {
+            by: "ana@ops".into(),
+            why: "moving".into(),
+            since: Timestamp(1_767_225_600_000_000),
+            durable: true,
+        };
+        let text = note.to_string();
+        assert!(text.starts_with("paused by ana@ops at 2026-01-01T00:00:00Z (moving), also after a restart"), "{text}");
+        (note.why, note.since, note.durable) = (String::new(), Timestamp(0), false);
+        let text = note.to_string();
+        assert!(text.starts_with("paused by ana@ops, until resumed or restarted"), "{text}");
     }
 }

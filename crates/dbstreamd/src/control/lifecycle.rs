@@ -180,6 +180,8 @@ pub(crate) async fn drain(
         }
         restore.keep();
     }
+    // What was paused for good before stays so.
+    let durable = durable || matches!(&before.goal, Goal::Pause(note) if note.durable);
     let why = if asker.why.is_empty() { format!("drained up to {target}") } else { asker.why };
     pause(directory, entry, durable, Asker { by: asker.by, why }).await?;
     Ok(Drained { target, reached: reached()? })
