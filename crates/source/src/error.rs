@@ -43,7 +43,7 @@ pub enum SourceError {
     Broken(HistoryBreak),
     /// The history broke too often.
     #[error(
-        "{0}; nothing was appended, since this stream began {max} new epochs within the last hour already: see to it that its url always leads to the same server and that nobody else moves or drops its slot; then restart dbstreamd, which begins a new epoch once the hour is over",
+        "{0}; nothing was appended, since this stream began {max} new epochs within the last hour already: see to it that its url always leads to the same server and that nobody else moves or drops its slot; then restart dbstreamd or resume the stream, which begins a new epoch once the hour is over",
         max = EPOCHS_PER_HOUR_MAX
     )]
     TooManyEpochs(HistoryBreak),

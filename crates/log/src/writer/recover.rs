@@ -166,12 +166,15 @@ fn reopen(shared: &Shared) -> Result<(Arc<Store>, Loaded), LogError> {
 /// Everything that was made known must be there.
 fn check(stream: &Stream, loaded: &Loaded) -> Result<(), LogError> {
     let known = stream.published.watermarks();
-    let found = loaded.streams.get(&stream.id).map(|found| found.state);
+    let loaded = loaded.streams.get(&stream.id);
+    let found = loaded.map(|loaded| loaded.state);
+    // What is visible never goes back. `confirmed_through` does with a new epoch, or with another source of the same: either
+    // may have been written although the answer was lost.
+    let rebound = loaded.is_some_and(|loaded| loaded.source != *stream.source.lock());
     let whole = found.is_some_and(|found| {
-        found.epoch > known.epoch
-            || (found.epoch == known.epoch
-                && found.visible >= known.visible
-                && found.confirmed_through >= known.confirmed_through)
+        found.visible >= known.visible
+            && (found.epoch > known.epoch
+                || (found.epoch == known.epoch && (rebound || found.confirmed_through >= known.confirmed_through)))
     });
     if whole {
         return Ok(());
