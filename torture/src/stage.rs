@@ -338,6 +338,7 @@ impl Stage {
     /// that, and must not hide it.
     async fn lie(&mut self, hold: Duration, random: &mut SmallRng) -> Result<(), TortureError> {
         self.lied = true;
+        let epoch = self.daemon.stream().await.map_or(1, |stream| stream.epoch);
         self.shim.set(Word::Lie, 1)?;
         tokio::time::sleep(hold).await;
         // What consumers see from here may never have been.
@@ -350,11 +351,10 @@ impl Stage {
         self.account.lost_names += loss.names;
         let stream = self.restart(slot).await?;
         let (Some(slot), Some(stream)) = (slot, stream) else { return Ok(()) };
-        if stream.confirmed_through_lsn >= slot.confirmed {
+        if stream.epoch == epoch && stream.confirmed_through_lsn >= slot.confirmed {
             return Ok(());
         }
         self.severed = true;
-        let epoch = stream.epoch;
         let started = Instant::now();
         while started.elapsed() < NOTICE_MAX {
             let Some(stream) = self.daemon.stream().await else { continue };
