@@ -18,7 +18,9 @@ use crate::daemon::STREAM;
 use crate::oracle::{Violation, Violations};
 use crate::proto::subscribe_request::Request;
 use crate::proto::subscribe_response::Response;
-use crate::proto::{self, Acknowledge, Credit, Empty, Event, Start, StartFrom, SubscribeRequest, start_from};
+use crate::proto::{
+    self, Acknowledge, CommitOffsetRequest, Credit, Empty, Event, Start, StartFrom, SubscribeRequest, start_from,
+};
 
 /// Pause before subscribing again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(60);
@@ -29,6 +31,9 @@ const SLOW_PAUSE: Duration = Duration::from_millis(50);
 const HURRY_CREDIT: u64 = 20_000;
 /// The named consumer acknowledges every so many batches, so that some always come again.
 const BATCHES_PER_ACKNOWLEDGEMENT: u32 = 3;
+/// And every so many batches it commits, which is durable when the answer comes.
+const BATCHES_PER_COMMIT: u32 = 10;
+const NAME: &str = "named";
 
 /// A kind of consumer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,6 +67,8 @@ pub(crate) fn digest(event: &Event) -> u64 {
 struct Memory {
     /// Digest of offset n at n - 1; dense.
     digests: Vec<u64>,
+    /// The newest offset of which the daemon said that its commit is durable.
+    committed: u64,
     violations: Violations,
 }
 
@@ -143,6 +150,17 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// A subscription begins here: never before a commit that was durable, never behind what was read.
+    fn begin(&mut self, kind: Kind, next_offset: u64) {
+        let (lowest, highest) = (self.committed + 1, self.digests.len() as u64 + 1);
+        if !(lowest..=highest).contains(&next_offset) {
+            let detail = format!("{kind:?}: begins at {next_offset}, not between {lowest} and {highest}");
+            self.violations.add("commit-kept", detail);
+        }
+    }
+}
+
 struct Reader {
     kind: Kind,
     grpc: String,
@@ -189,7 +207,7 @@ impl Reader {
         match self.kind {
             Kind::AlwaysOn => anonymous,
             Kind::Slow => Start { credit_events: SLOW_CREDIT, ..anonymous },
-            Kind::Named => Start { stream: STREAM.into(), consumer: "named".into(), ..Start::default() },
+            Kind::Named => Start { stream: STREAM.into(), consumer: NAME.into(), ..Start::default() },
         }
     }
 
@@ -240,6 +258,13 @@ impl Reader {
                         let acknowledge = Request::Acknowledge(Acknowledge { offset: last });
                         requests.send(send(acknowledge)).await.map_err(gone)?;
                     }
+                    if self.kind == Kind::Named && batches.is_multiple_of(BATCHES_PER_COMMIT) {
+                        let (stream, consumer) = (STREAM.into(), NAME.into());
+                        // What was acknowledged meanwhile may be further than this batch, which is no rewind meant.
+                        let commit = CommitOffsetRequest { stream, consumer, offset: last, allow_rewind: false };
+                        let committed = client.commit_offset(commit).await?.into_inner().committed_offset;
+                        lock(&self.memory).committed = committed;
+                    }
                     if self.kind == Kind::Slow && taken > credit {
                         let detail = format!("{taken} events for a credit of {credit}");
                         lock(&self.memory).violations.add("credit-kept", detail);
@@ -254,7 +279,8 @@ impl Reader {
                         requests.send(send(Request::Credit(Credit { events }))).await.map_err(gone)?;
                     }
                 }
-                Some(Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_)) | None => {}
+                Some(Response::Started(started)) => lock(&self.memory).begin(self.kind, started.next_offset),
+                Some(Response::Progress(_) | Response::EpochStarted(_)) | None => {}
             }
         }
     }
@@ -290,6 +316,15 @@ mod tests {
             let mut violations = Violations::default();
             compare("x", &[1, 2, 3], replay, &mut violations);
             assert_eq!(violations.into_told().len(), broken);
+        }
+    }
+
+    #[test]
+    fn a_lost_commit_and_a_start_behind_what_was_read_are_noticed() {
+        for (start, broken) in [(3, 0), (5, 0), (2, 1), (6, 1)] {
+            let mut memory = Memory { digests: vec![0; 4], committed: 2, ..Memory::default() };
+            memory.begin(Kind::Named, start);
+            assert_eq!(rules(memory.violations).len(), broken);
         }
     }
 

@@ -129,15 +129,15 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until the stream streams; restarts the daemon when it does not by itself.
+    /// Waits until changes flow again; restarts the daemon when it does not by itself.
     async fn await_recovery(&mut self) -> Result<(), TortureError> {
         let disk = self.pending.iter().any(|fault| fault.may_pass_unfelt());
         let patience = if disk { self.recover_within } else { RECOVERY_MAX };
         let started = Instant::now();
-        let mut last = None;
+        let (mut last, mut seen) = (None, None);
         while started.elapsed() < patience {
             last = self.daemon.stream().await;
-            if last.as_ref().is_some_and(streams) {
+            if last.as_ref().is_some_and(|stream| flows(stream, &mut seen)) {
                 self.settle(Recovery::ByItself, started.elapsed());
                 return Ok(());
             }
@@ -158,7 +158,7 @@ impl Stage {
         let restarted = Instant::now();
         while restarted.elapsed() < RECOVERY_MAX {
             last = self.daemon.stream().await;
-            if last.as_ref().is_some_and(streams) {
+            if last.as_ref().is_some_and(|stream| flows(stream, &mut seen)) {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
@@ -338,6 +338,7 @@ impl Stage {
     /// that, and must not hide it.
     async fn lie(&mut self, hold: Duration, random: &mut SmallRng) -> Result<(), TortureError> {
         self.lied = true;
+        let epoch = self.daemon.stream().await.map_or(1, |stream| stream.epoch);
         self.shim.set(Word::Lie, 1)?;
         tokio::time::sleep(hold).await;
         // What consumers see from here may never have been.
@@ -350,11 +351,10 @@ impl Stage {
         self.account.lost_names += loss.names;
         let stream = self.restart(slot).await?;
         let (Some(slot), Some(stream)) = (slot, stream) else { return Ok(()) };
-        if stream.confirmed_through_lsn >= slot.confirmed {
+        if stream.epoch == epoch && stream.confirmed_through_lsn >= slot.confirmed {
             return Ok(());
         }
         self.severed = true;
-        let epoch = stream.epoch;
         let started = Instant::now();
         while started.elapsed() < NOTICE_MAX {
             let Some(stream) = self.daemon.stream().await else { continue };
@@ -373,6 +373,13 @@ impl Stage {
         self.violations.add("loss-noticed", format!("nothing was said within {} s", NOTICE_MAX.as_secs()));
         Ok(())
     }
+}
+
+/// Whether it streams and something new has become visible since this was first asked: the state alone may not know yet
+/// that the connection is gone. Writers write until after the last recovery.
+fn flows(stream: &Stream, seen: &mut Option<u64>) -> bool {
+    let first = *seen.get_or_insert(stream.visible_offset);
+    streams(stream) && stream.visible_offset > first
 }
 
 fn streams(stream: &Stream) -> bool {
