@@ -212,7 +212,11 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let stop_sources = CancellationToken::new();
     let mut planned = Vec::new();
     for settings in &config.sources {
-        planned.push(plan(&log, settings.clone(), &notices, &stop_sources).await?);
+        let plan = plan(&log, settings.clone(), &notices, &stop_sources).await?;
+        if let Some(age) = config.retention_ages.get(&settings.name) {
+            log.keep_for(plan.0.id, *age)?;
+        }
+        planned.push(plan);
     }
     let entries = planned.iter().map(|(entry, _, _)| entry.clone()).collect();
     let api = Api::start(ports, &config, log.clone(), window.clone(), entries, notices)?;

@@ -120,6 +120,7 @@ pub(super) struct Source {
     pub(super) on_gap: Option<OnGap>,
     pub(super) on_lost_slot: Option<OnLostSlot>,
     pub(super) wal_insurance: Option<Size>,
+    pub(super) retention_age: Option<Limit<Period>>,
     pub(super) allow_cleartext_password: Option<bool>,
 }
 

@@ -13,8 +13,10 @@ pub(crate) mod units;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dbstreamd_log::{FreeSpace, HoldLimits, LogOptions, Retention};
+use dbstreamd_model::StreamName;
 use dbstreamd_source::postgres::SourceSettings;
 use serde::Deserialize;
 
@@ -54,6 +56,8 @@ pub struct Config {
     pub logging: LoggingConfig,
     /// The databases to stream from.
     pub sources: Vec<SourceSettings>,
+    /// How long streams are kept (none: for ever) that are not kept as long as all others.
+    pub retention_ages: BTreeMap<StreamName, Option<Duration>>,
     /// Settings that somebody chose, in any layer; the others have their defaults.
     pub chosen: BTreeSet<&'static str>,
     /// What an operator should know about the configuration although it can be used.
@@ -246,7 +250,7 @@ fn put(table: &mut toml::Table, path: &str, value: toml::Value) {
 /// Everything that was said, each part of it checked.
 struct Given<'a> {
     document: Document,
-    sources: Vec<SourceSettings>,
+    sources: sources::Gathered,
     overrides: &'a Overrides,
     environment: &'a BTreeMap<String, String>,
 }
@@ -320,7 +324,8 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
         threads: Threads { workers: values.worker_threads, blocking_max: values.blocking_threads },
         log,
         logging: LoggingConfig { filter: logging.filter.clone(), format: logging.format.unwrap_or_default() },
-        sources: sources.clone(),
+        sources: sources.sources.clone(),
+        retention_ages: sources.retention_ages.clone(),
         chosen: BTreeSet::new(),
         warnings: Vec::new(),
     };

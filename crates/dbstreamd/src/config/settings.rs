@@ -68,6 +68,7 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("on_gap", Kind::Text),
     ("on_lost_slot", Kind::Text),
     ("wal_insurance", Kind::Text),
+    ("retention_age", Kind::Text),
     ("allow_cleartext_password", Kind::Flag),
 ];
 

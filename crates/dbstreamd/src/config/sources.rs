@@ -9,7 +9,7 @@ use dbstreamd_source::postgres::setup::TablePattern;
 use dbstreamd_source::postgres::{ConnectOptions, INSURANCE_SUFFIX, Secret, SourceSettings};
 use serde::Deserialize;
 
-use super::document::{Document, Source};
+use super::document::{Document, Period, Source};
 use super::error::{ConfigError, redact};
 use super::settings::{Kind, SOURCE_SETTINGS, source_part, value};
 use super::{Overrides, put};
@@ -68,13 +68,20 @@ impl File<'_> {
     }
 }
 
-/// All sources of a configuration.
+/// All sources of a configuration, and what their streams are kept for when that is their own.
+#[derive(Clone, Default)]
+pub(super) struct Gathered {
+    pub(super) sources: Vec<SourceSettings>,
+    pub(super) retention_ages: BTreeMap<StreamName, Option<Duration>>,
+}
+
+/// Gathers all sources of a configuration.
 pub(super) fn gather(
     table: &toml::Table,
     overrides: &Overrides,
     environment: &BTreeMap<String, String>,
     file: Option<File<'_>>,
-) -> Result<Vec<SourceSettings>, ConfigError> {
+) -> Result<Gathered, ConfigError> {
     let mut written: Vec<toml::Table> = blocks(table).cloned().collect();
     let in_file = written.len();
     named_variables(&mut written, environment)?;
@@ -82,7 +89,7 @@ pub(super) fn gather(
 
     let name_of = |source: &toml::Table| Some(source.get("name")?.as_str()?.to_owned());
     let mut taken: BTreeSet<String> = written.iter().filter_map(name_of).collect();
-    let mut settings: Vec<SourceSettings> = Vec::new();
+    let mut gathered = Gathered::default();
     for (number, source) in written.into_iter().enumerate() {
         let name = name_of(&source);
         let refused = |problem: String| {
@@ -94,13 +101,15 @@ pub(super) fn gather(
             }
         };
         let source = Source::deserialize(source).map_err(|error| refused(error.message().to_owned()))?;
+        let retention_age = source.retention_age.map(|limit| limit.0.map(|Period(age)| age));
         let checked = check(source, &mut taken, environment, file.map(|file| file.path)).map_err(refused)?;
-        if settings.iter().any(|other| other.name == checked.name) {
+        if gathered.sources.iter().any(|other| other.name == checked.name) {
             return Err(refused("two sources have this name: give each a name of its own".to_owned()));
         }
-        settings.push(checked);
+        gathered.retention_ages.extend(retention_age.map(|age| (checked.name.clone(), age)));
+        gathered.sources.push(checked);
     }
-    Ok(settings)
+    Ok(gathered)
 }
 
 fn blocks(table: &toml::Table) -> impl Iterator<Item = &toml::Table> {

@@ -102,6 +102,8 @@ fn sources_come_from_all_three_and_are_named_after_their_database() {
     let file = "[[source]]\nname = \"eu-1\"\nurl = \"postgres://u@h/shop\"\n";
     let variables = [
         ("DBSTREAMD_SOURCE__EU_1__SLOT", "mine"),
+        ("DBSTREAMD_SOURCE__EU_1__RETENTION_AGE", "2h"),
+        ("DBSTREAMD_SOURCE__BOOKS__RETENTION_AGE", "none"),
         ("DBSTREAMD_SOURCE__BOOKS__URL", "postgres://u@h/books"),
         ("DBSTREAMD_SOURCE_TABLES", "public.*, shop.orders"),
         ("DBSTREAMD_SOURCE_URL", "postgres://u@h/not_used"),
@@ -123,6 +125,8 @@ fn sources_come_from_all_three_and_are_named_after_their_database() {
     assert!(config.sources[0].publication.starts_with("dbstreamd_eu_1"));
     assert_eq!(config.sources[2].tables.len(), 2);
     assert_ne!(config.sources[3].slot, config.sources[2].slot);
+    let kept: Vec<_> = config.retention_ages.iter().map(|(name, age)| (name.as_str(), *age)).collect();
+    assert_eq!(kept, [("books", None), ("eu-1", Some(std::time::Duration::from_secs(7200)))]);
     assert!(!format!("{config:?}").contains("s3cret"));
     assert!(config.warnings.iter().any(|warning| warning.contains("DBSTREAMD_TYPO")));
     assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);

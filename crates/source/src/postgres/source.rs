@@ -119,7 +119,11 @@ impl PostgresSource {
     ) -> Result<(Lsn, Option<HistoryBreak>), SourceError> {
         let settings = &self.settings;
         if !known {
-            return Ok((setup::prepare(settings).await?.slot_confirmed_flush, None));
+            let prepared = setup::prepare(settings).await?;
+            if !prepared.created.slot {
+                tracing::warn!(stream = %settings.name, slot = settings.slot, from = %prepared.slot_confirmed_flush, "the slot was there already, and this log is new: what was confirmed before is not in it; if a log was lost, consumers that keep offsets of their own must begin anew");
+            }
+            return Ok((prepared.slot_confirmed_flush, None));
         }
         // Nothing is replaced on a server of which it is not known whose history it has.
         let recreate = looked && settings.on_lost_slot == OnLostSlot::Recreate;
