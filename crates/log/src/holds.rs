@@ -135,6 +135,13 @@ impl Known {
         };
     }
 
+    /// It was heard of, connected or not.
+    pub(crate) fn touch(&mut self) {
+        if let Presence::AwaySince(since) = &mut self.presence {
+            *since = Instant::now();
+        }
+    }
+
     pub(crate) fn leave(&mut self) {
         self.presence = match self.presence {
             Presence::Here(sessions) if sessions > 1 => Presence::Here(sessions - 1),
@@ -165,10 +172,15 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
+    /// Whether it has had something, and everything, of what came before `first`: until then it reads on, and holds that.
+    fn is_at_the_end_before(&self, first: Offset) -> bool {
+        self.committed > Offset::NONE && self.committed < first && self.committed.next() >= first
+    }
+
     pub(crate) fn state(&self, limits: &HoldLimits) -> ConsumerState {
         if self.committed < self.trim_point {
             ConsumerState::NeedsSnapshot(SnapshotReason::Trimmed)
-        } else if self.new_epoch.is_some_and(|first| self.committed < first) {
+        } else if self.new_epoch.is_some_and(|first| self.is_at_the_end_before(first)) {
             ConsumerState::NeedsSnapshot(SnapshotReason::NewEpoch)
         } else if self.lag_bytes > limits.max_hold_bytes {
             ConsumerState::Released(HoldLost::Lag)
@@ -243,6 +255,7 @@ mod tests {
         };
         assert_eq!(behind(8).state(&limits), ConsumerState::NeedsSnapshot(SnapshotReason::NewEpoch));
         assert_eq!(behind(9).state(&limits), ConsumerState::Active);
+        assert_eq!(behind(7).state(&limits), ConsumerState::Active, "it may have the rest of its epoch first");
     }
 
     #[test]

@@ -61,4 +61,4 @@ pub use schemas::StoredSchema;
 pub use store::SourceIdentity;
 pub use tunables::Tunables;
 pub use units::UnitHasher;
-pub use writer::{Durable, Space};
+pub use writer::{Durable, Space, retention_classes};

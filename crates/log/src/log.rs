@@ -520,7 +520,10 @@ impl Shared {
 
     pub(crate) fn store(&self) -> Result<Arc<Store>, LogError> {
         let store = self.store.read().clone();
-        store.ok_or_else(|| if *self.closed.borrow() { LogError::Closed } else { LogError::Reopening })
+        store.ok_or_else(|| match self.writing() {
+            Err(error @ (LogError::Closed | LogError::Broken(_))) => error,
+            _ => LogError::Reopening,
+        })
     }
 
     /// Ends all sessions because a write failed, and says how to tell others of it.
@@ -563,7 +566,8 @@ impl Shared {
     }
 
     fn reason_for_silence(&self) -> LogError {
-        self.writing().err().unwrap_or(LogError::Closed)
+        // Who hears of a failure before it is kept begins anew like everyone.
+        self.writing().err().unwrap_or(LogError::Interrupted)
     }
 }
 

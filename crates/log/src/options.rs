@@ -43,6 +43,9 @@ pub struct LogOptions {
     pub partition_age_max: Duration,
     /// How long, and how much, is kept.
     pub retention: Retention,
+    /// Of how many classes the streams' retention is ([`retention_classes`](crate::retention_classes)): each has a partition,
+    /// and memory, of its own.
+    pub retention_classes: usize,
     /// What is kept free of the data volume: below it sources are held.
     pub free_space_min: FreeSpace,
     /// How long, and how far behind, consumers may hold what retention would remove.
@@ -95,6 +98,7 @@ impl LogOptions {
             partition_bytes_max: 1024 * 1024 * 1024,
             partition_age_max: Duration::from_secs(6 * 3600),
             retention: Retention::default(),
+            retention_classes: 1,
             free_space_min: FreeSpace::Share,
             holds: HoldLimits::default(),
             consumers_per_stream_max: CONSUMERS_PER_STREAM_MAX,
@@ -112,10 +116,12 @@ impl LogOptions {
         if self.memtable_budget_bytes < SMALL_MEMTABLE_BUDGET { 2 } else { 4 }
     }
 
-    /// Size of one memtable, and so of a table file: the budget has room for the memtables of the partition that is
-    /// written to and of the one before it, whose flushes come first. So it holds whatever the disk does.
+    /// Size of one memtable, and so of a table file: the budget has room for the memtables of the partitions that are
+    /// written to and of one before them, whose flushes come first. So it holds whatever the disk does.
     pub fn write_buffer_bytes(&self) -> usize {
-        (self.memtable_budget_bytes / (2 * self.memtables_per_partition())).clamp(MIB, 128 * MIB)
+        (self.memtable_budget_bytes
+            / (self.retention_classes.max(1).saturating_add(1) * self.memtables_per_partition()))
+        .clamp(MIB, 128 * MIB)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dbstreamd_log::LogError;
+use dbstreamd_log::{LogError, Space};
 use dbstreamd_model::Lsn;
 
 use crate::epochs::{EPOCHS_PER_HOUR_MAX, HistoryBreak};
@@ -78,6 +78,16 @@ pub enum SourceError {
         /// The server's.
         found: u64,
     },
+    /// The data volume is nearly full.
+    #[error(
+        "held: the data volume has {available_mib} MiB left, less than the {floor_mib} MiB that are kept free; nothing is read from the source, which keeps its WAL, until there is room: free some space or lower log.retention_bytes"
+    )]
+    ShortOfSpace {
+        /// What may still be written, in MiB.
+        available_mib: u64,
+        /// What is kept free, in MiB.
+        floor_mib: u64,
+    },
     /// No byte for too long.
     #[error(
         "nothing was received from the server for {} s although it was asked; the connection is taken for dead and made anew", .0.as_secs()
@@ -89,6 +99,10 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    pub(crate) const fn short_of_space(space: Space) -> Self {
+        Self::ShortOfSpace { available_mib: space.available >> 20, floor_mib: space.floor >> 20 }
+    }
+
     /// Who must act: the one table that decides between retry, pause and operator.
     pub fn retry(&self) -> Retry {
         match self {
@@ -96,7 +110,11 @@ impl SourceError {
             Self::Setup(error) if error.is_transient() => Retry::Soon,
             Self::Postgres(_) | Self::Setup(_) | Self::OtherSystem { .. } => Retry::Later,
             Self::BrokenWithoutSlot { .. } => Retry::Later,
-            Self::Silent(_) | Self::Feedback(_) | Self::Replaying { .. } | Self::NewEpoch(_) => Retry::Soon,
+            Self::ShortOfSpace { .. }
+            | Self::Silent(_)
+            | Self::Feedback(_)
+            | Self::Replaying { .. }
+            | Self::NewEpoch(_) => Retry::Soon,
             // The log takes writes again by itself.
             Self::Log(LogError::Stopped(_) | LogError::Interrupted | LogError::Reopening) => Retry::Soon,
             Self::Decode(_) | Self::Log(_) | Self::Broken(_) | Self::TooManyEpochs(_) => Retry::Never,

@@ -157,14 +157,15 @@ impl<'a> Ingest<'a> {
         space: &mut watch::Receiver<Space>,
         shutdown: &CancellationToken,
     ) -> Result<bool, SourceError> {
+        let short = SourceError::short_of_space(*space.borrow());
+        if matches!(self.open, OpenUnit::Fresh) {
+            // What there is of it would keep its partition, and so perhaps the room that is waited for: it is given up, and
+            // sent again.
+            return Err(short);
+        }
         // What is built is received already, and small.
         self.appender.pump(Pump::All)?;
-        let Space { available, floor, .. } = *space.borrow();
-        self.status.hold(&format!(
-            "held: the data volume has {} MiB left, less than the {} MiB that are kept free; nothing is read from the source, which keeps its WAL, until there is room: free some space or lower log.retention_bytes",
-            available / 1_048_576,
-            floor / 1_048_576
-        ));
+        self.status.hold(&short.to_string());
         let ended = tokio::select! {
             () = shutdown.cancelled() => return Ok(false),
             ended = &mut self.confirmer => Some(flatten(ended)),

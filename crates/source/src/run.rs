@@ -139,6 +139,10 @@ async fn session(
 ) -> Result<(), SourceError> {
     // What an earlier session left behind invisibly is gone, durably, before anything is read.
     let resume = appender.begin_session().await?;
+    let space = *appender.space().borrow();
+    if space.low {
+        return Err(SourceError::short_of_space(space));
+    }
     let mut session = tokio::select! {
         session = source.open(&resume) => session?,
         () = stop.cancelled() => return Ok(()),

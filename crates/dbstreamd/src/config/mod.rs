@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dbstreamd_log::{FreeSpace, HoldLimits, LogOptions, Retention};
+use dbstreamd_log::{FreeSpace, HoldLimits, LogOptions, Retention, retention_classes};
 use dbstreamd_model::StreamName;
 use dbstreamd_source::postgres::SourceSettings;
 use serde::Deserialize;
@@ -266,6 +266,7 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
     let delivery = bytes(memory.delivery, values.delivery);
     let defaults = LogOptions::with_dir(data_dir.as_deref().unwrap_or("dbstreamd-data"));
     let default_retention = Retention::default();
+    let age = log.retention_age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age));
     let log = LogOptions {
         group_commit_bytes_max: bytes(log.group_commit_bytes, values.group_commit),
         group_commit_delay_max: log.group_commit_delay.map_or(defaults.group_commit_delay_max, |Period(delay)| delay),
@@ -276,8 +277,9 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
         read_ahead_bytes: delivery / 2,
         partition_bytes_max: log.partition_bytes.map_or(values.partition, |Size(bytes)| bytes),
         partition_age_max: log.partition_age.map_or(defaults.partition_age_max, |Period(age)| age),
+        retention_classes: retention_classes(std::iter::once(age).chain(sources.retention_ages.values().copied())),
         retention: Retention {
-            age: log.retention_age.map_or(default_retention.age, |limit| limit.0.map(|Period(age)| age)),
+            age,
             bytes: log.retention_bytes.map_or(default_retention.bytes, |limit| limit.0.map(|Size(bytes)| bytes)),
         },
         free_space_min: match log.free_space_min {

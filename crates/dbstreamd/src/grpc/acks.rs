@@ -53,7 +53,8 @@ impl Acks {
     /// What lies between the last delivered event and `considered` did not match the filter: a consumer that has acknowledged
     /// all it got has that too. Otherwise one whose filter matches nothing would hold the log for ever.
     pub(super) fn skipped(&mut self, delivered: Offset, considered: Offset) -> Result<(), Status> {
-        if self.consumer.is_some() && considered > delivered && self.newest.is_some_and(|newest| newest >= delivered) {
+        let has_all = self.newest.is_some_and(|newest| newest >= delivered && newest < considered);
+        if self.consumer.is_some() && has_all {
             self.acknowledge(considered)?;
         }
         Ok(())

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{Attendance, ChunkSlice, Durable, LogError, Rewind};
+use dbstreamd_log::{Attendance, ChunkSlice, ConsumerState, Durable, LogError, Rewind};
 use dbstreamd_model::{ConsumerName, Offset, StreamId};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -131,11 +131,10 @@ impl Subscription {
         let boundary = Boundary::new(log.clone(), stream, reader.position(), held);
         let feed = Feed::new(log.clone(), stream, reader, boundary, std::mem::take(&mut plan.filter), plan.credit);
         let (begun_behind, _) = feed.reached();
-        let attendance = match &plan.consumer {
-            Some(consumer) => Some(introduce(directory, stream, consumer, begun_behind).await?),
-            None => None,
+        let (attendance, has) = match &plan.consumer {
+            Some(consumer) => introduce(directory, stream, consumer, begun_behind).await?,
+            None => (None, None),
         };
-        let has = plan.resumes().then_some(begun_behind);
         let acks = Acks::new(log, stream, plan.consumer.clone(), has);
         Ok(Self {
             directory: Arc::clone(directory),
@@ -187,7 +186,10 @@ impl Subscription {
                 Happening::Gone => return Ok(()),
                 Happening::Committed(result) => self.acks.settle(result).map_err(|error| from_log(&error))?,
                 Happening::Asked(None) => self.half_closed = true,
-                Happening::Asked(Some(request)) => self.asked(request?)?,
+                Happening::Asked(Some(request)) => {
+                    self.asked(request?)?;
+                    self.skip()?;
+                }
                 Happening::Read(slice) => {
                     let slice = slice.map_err(|error| self.plan.refusal(&self.directory, &error))?;
                     self.feed.take(slice).map_err(|status| self.plan.at_boundary(&self.directory, &status))?;
@@ -210,13 +212,18 @@ impl Subscription {
                 }
                 Happening::Room(None) => return Ok(()),
                 Happening::ProgressDue => {
-                    let (delivered, considered) = self.feed.reached();
-                    self.acks.skipped(delivered, considered)?;
+                    self.skip()?;
                     waiting = Some(self.feed.progress()?);
                     progress_from = tokio::time::Instant::now() + PROGRESS_INTERVAL;
                 }
             }
         }
+    }
+
+    /// What the filter drops need not be acknowledged.
+    fn skip(&mut self) -> Result<(), Status> {
+        let (delivered, considered) = self.feed.reached();
+        self.acks.skipped(delivered, considered)
     }
 
     fn asked(&mut self, request: proto::SubscribeRequest) -> Result<(), Status> {
@@ -235,16 +242,28 @@ impl Subscription {
     }
 }
 
-/// Makes a consumer known from its first subscription on, so that it holds the log before it has acknowledged anything.
+/// Makes a consumer known from its first subscription on, so that it holds the log before it has acknowledged anything. Also
+/// what it is known to have: unless it jumps ahead of what it committed, which only its own acknowledgement makes good,
+/// or has to, since it cannot go on where it was.
 async fn introduce(
     directory: &Directory,
     stream: StreamId,
     consumer: &ConsumerName,
-    has: Offset,
-) -> Result<Attendance, Status> {
+    begun_behind: Offset,
+) -> Result<(Option<Attendance>, Option<Offset>), Status> {
     let log = directory.log();
-    if log.consumer(stream, consumer).is_none() {
-        log.commit_offset(stream, consumer, has, Rewind::Ignore).await.map_err(|error| from_log(&error))?;
-    }
-    Ok(log.attend(stream, consumer))
+    let known = log.consumer(stream, consumer);
+    let has = match &known {
+        Some(known) => {
+            let anew = matches!(known.state, ConsumerState::NeedsSnapshot(_));
+            (anew || begun_behind <= known.committed).then_some(begun_behind)
+        }
+        None => {
+            log.commit_offset(stream, consumer, begun_behind, Rewind::Ignore)
+                .await
+                .map_err(|error| from_log(&error))?;
+            Some(begun_behind)
+        }
+    };
+    Ok((Some(log.attend(stream, consumer)), has))
 }

@@ -31,7 +31,7 @@ pub(crate) const FORMAT_VERSION: u32 = 1;
 /// The column family of records.
 const META: &str = "meta";
 /// RocksDB's folder inside the data directory.
-const DATABASE_DIR: &str = "log";
+pub(crate) const DATABASE_DIR: &str = "log";
 
 type Db = DBWithThreadMode<MultiThreaded>;
 

@@ -189,7 +189,10 @@ impl Writer {
             stream.layout.write().directory.push((partition, entry));
         }
         for ((_, consumer), (stream, record)) in group.commits {
-            stream.consumers.write().entry(consumer).or_insert_with(|| Known::new(record)).committed = record;
+            let mut consumers = stream.consumers.write();
+            let known = consumers.entry(consumer).or_insert_with(|| Known::new(record));
+            known.committed = record;
+            known.touch();
         }
         let metrics = &self.shared.metrics;
         metrics.chunks.inc_by(group.chunks.len() as u64);

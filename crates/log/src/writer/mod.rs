@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use dbstreamd_model::{Notice, Severity, StreamId};
 
 pub(crate) use control::delete_tail;
+pub use partitions::retention_classes;
 pub use published::Durable;
 pub(crate) use published::Published;
 pub(crate) use queue::{ChunkCommand, Command, CommitCommand, Queue};

@@ -42,6 +42,11 @@ impl Class {
     }
 }
 
+/// Of how many classes streams are that are kept for these ages (none: for ever).
+pub fn retention_classes(ages: impl IntoIterator<Item = Option<Duration>>) -> usize {
+    ages.into_iter().map(Class::of).collect::<std::collections::BTreeSet<_>>().len()
+}
+
 /// All partitions; the last one of each class is written to.
 pub(super) struct Partitions {
     all: BTreeMap<PartitionSeq, Kept>,
@@ -160,6 +165,7 @@ mod tests {
         let class = |seconds| Class::of(Some(Duration::from_secs(seconds))).0;
         assert_eq!([class(0), class(60), class(61), class(3600)], [1, 1, 2, 3]);
         assert_eq!([class(7 * DAY), class(30 * DAY), class(31 * DAY), Class::of(None).0], [6, 7, 8, 8]);
+        assert_eq!(retention_classes([None, Some(Duration::ZERO), Some(Duration::from_secs(60))]), 2);
         assert_eq!(Class(1).partition_age_max(), Duration::from_secs(15));
         assert_eq!(Class(8).partition_age_max(), Duration::MAX);
         assert_eq!(Class(0).partition_age_max(), Duration::MAX);

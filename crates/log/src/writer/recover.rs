@@ -21,7 +21,7 @@ use super::{Command, Writer, delete_tail, refuse};
 use crate::error::LogError;
 use crate::log::{CLOSE_WAIT_MAX, Shared};
 use crate::options::LogOptions;
-use crate::store::{Loaded, Store};
+use crate::store::{DATABASE_DIR, Loaded, Store};
 use crate::stream::Stream;
 
 /// Pauses between probes.
@@ -53,7 +53,7 @@ impl Writer {
                 return None;
             }
             pause = (pause * 2).min(PAUSE_MAX);
-            if let Err(error) = probe(&shared.options.dir) {
+            if let Err(error) = probe(&shared.options.dir).and_then(|()| room(&shared.options.dir)) {
                 tracing::debug!(%error, "the data volume still refuses to be written");
                 continue;
             }
@@ -122,6 +122,21 @@ fn probe(dir: &Path) -> std::io::Result<()> {
     drop(file);
     std::fs::remove_file(&path)?;
     written
+}
+
+/// Whether there is room to open the log: what its write-ahead log holds is written to table files then. Until there is, the
+/// store that is open can still be read.
+fn room(dir: &Path) -> std::io::Result<()> {
+    let volume = rustix::fs::statvfs(dir)?;
+    let available = volume.f_bavail.saturating_mul(volume.f_frsize);
+    let mut needed = PROBE_BYTES as u64;
+    for file in std::fs::read_dir(dir.join(DATABASE_DIR))? {
+        let file = file?;
+        if file.path().extension().is_some_and(|extension| extension == "log") {
+            needed = needed.saturating_add(file.metadata()?.len());
+        }
+    }
+    if available >= needed { Ok(()) } else { Err(std::io::ErrorKind::StorageFull.into()) }
 }
 
 /// Closes the store once nobody reads from it any more; gives it back when that takes too long.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dbstreamd_model::{Notice, Offset, Severity};
+use dbstreamd_model::{Notice, Severity};
 
 use super::partitions::{Class, age};
 use super::{Slot, Writer};
@@ -24,17 +24,16 @@ impl Writer {
         self.retained = Instant::now();
         self.close_aged()?;
         let (mut held, mut waiting) = (None, BTreeSet::new());
-        while let Some((seq, class)) = self.expired(&waiting) {
-            // What a stream has in an older partition, of the class it was in before, goes first.
-            if !self.is_first(seq) {
-                waiting.insert(class);
-            } else if self.is_held(seq) {
-                held = Some("a consumer holds the oldest history; dbstreamd consumers shows which");
-                waiting.insert(class);
+        while let Some((seq, class)) = self.expired(&waiting, held.is_none()) {
+            let why = if self.is_held(seq) {
+                "a consumer holds the oldest history; dbstreamd consumers shows which"
             } else if !self.remove(seq)? {
-                held = Some("the oldest partition holds the beginning of a transaction that has not ended");
-                waiting.insert(class);
-            }
+                "the oldest partition holds the beginning of a transaction that has not ended"
+            } else {
+                continue;
+            };
+            held = Some(why);
+            waiting.insert(class);
         }
         self.tell_held(held);
         Ok(())
@@ -78,9 +77,10 @@ impl Writer {
     }
 
     /// The oldest partition of a class that is not to be kept, if the class is not `waiting`. The one that is written to
-    /// always is.
-    fn expired(&self, waiting: &BTreeSet<Class>) -> Option<(PartitionSeq, Class)> {
-        let too_large = self.shared.tunables.retention().bytes.is_some_and(|limit| self.partitions.bytes() > limit);
+    /// always is. `by_size`: nothing older has to stay, so that the oldest may go for want of room.
+    fn expired(&self, waiting: &BTreeSet<Class>, by_size: bool) -> Option<(PartitionSeq, Class)> {
+        let too_large =
+            by_size && self.shared.tunables.retention().bytes.is_some_and(|limit| self.partitions.bytes() > limit);
         let mut seen = waiting.clone();
         for (seq, kept) in self.partitions.all() {
             // Only the oldest of each class is looked at.
@@ -101,25 +101,16 @@ impl Writer {
         slots.all(|slot| self.kept_for(&slot.stream).is_some_and(|limit| closed_for >= limit))
     }
 
-    /// Whether a partition is the oldest of every stream in it.
-    fn is_first(&self, seq: PartitionSeq) -> bool {
-        let mut slots = self.streams.values().filter(|slot| slot.lies_in(seq));
-        slots.all(|slot| slot.stream.layout.read().directory.first().is_some_and(|(first, _)| *first == seq))
-    }
-
-    /// Whether a consumer that still holds the log has not read all that lies in a partition.
+    /// Whether a consumer that still holds the log has not read all that would go with a partition.
     fn is_held(&self, seq: PartitionSeq) -> bool {
         let (limits, space_low) = (self.shared.tunables.holds(), self.shared.space_low());
         self.streams.values().filter(|slot| slot.lies_in(seq)).any(|slot| {
             let stream = &slot.stream;
-            let next =
-                stream.layout.read().directory.iter().find(|(other, _)| *other > seq).map(|(_, e)| e.first_offset);
-            let last = next.map_or(slot.state.visible, Offset::previous);
-            stream
-                .consumers
-                .read()
-                .values()
-                .any(|known| known.committed.offset < last && stream.standing(known, space_low).state(&limits).holds())
+            self.trim_past(slot, seq).is_some_and(|trim| {
+                stream.consumers.read().values().any(|known| {
+                    known.committed.offset < trim.point && stream.standing(known, space_low).state(&limits).holds()
+                })
+            })
         })
     }
 
@@ -136,14 +127,17 @@ impl Writer {
         }
         for (stream, trim) in &trims {
             self.store.put_meta(&mut batch, MetaKey::Trim(stream.id), &trim.encode())?;
-            self.store.delete_meta(&mut batch, MetaKey::Directory(stream.id, seq))?;
+            // Also what it has in an older partition, of the class it was in before: others may keep that one.
+            for (gone, _) in stream.layout.read().directory.iter().filter(|(other, _)| *other <= seq) {
+                self.store.delete_meta(&mut batch, MetaKey::Directory(stream.id, *gone))?;
+            }
         }
         self.store.commit(&batch)?;
         Failpoint::TrimCommitted.reach();
 
         for (stream, trim) in trims {
             let mut layout = stream.layout.write();
-            layout.directory.retain(|(other, _)| *other != seq);
+            layout.directory.retain(|(other, _)| *other > seq);
             layout.trim = trim;
             let emptied = layout.directory.is_empty();
             drop(layout);

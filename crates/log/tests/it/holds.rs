@@ -134,3 +134,60 @@ fn who_is_away_too_long_loses_its_hold_and_has_it_again_when_it_comes_back_in_ti
         drop(back);
     });
 }
+
+#[test]
+fn a_consumer_in_the_middle_of_a_transaction_keeps_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, stream) = open(dir.path(), LONG);
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        let audit = name("audit");
+        let commit = |offset| within(log.commit_offset(stream, &audit, Offset(offset), Rewind::Refuse));
+        commit(0).await.unwrap();
+        // One transaction over many partitions, and something behind it.
+        let noisy: Vec<_> = (0..400_u32)
+            .map(|n| format!("{:x}", u128::from(n).pow(9).wrapping_mul(0x9E37_79B9)).into_bytes())
+            .collect();
+        writer.unit(TIME, &noisy);
+        writer.settle().await;
+        fill(&mut writer).await;
+        for offset in (1..400).step_by(23) {
+            commit(offset).await.unwrap();
+            within(log.apply_retention()).await.unwrap();
+            assert_eq!(log.consumer(stream, &audit).unwrap().state, ConsumerState::Active, "at {offset}");
+            let left = read_all(&log, stream, StartAt::Offset(Offset(offset + 1))).await.unwrap();
+            assert_eq!(left, writer.events[usize::try_from(offset).unwrap()..], "at {offset}");
+        }
+        commit(400).await.unwrap();
+        within(log.apply_retention()).await.unwrap();
+        assert!(log.watermarks(stream).unwrap().trim_point >= Offset(400), "whole, it goes");
+    });
+}
+
+#[test]
+fn what_a_consumer_holds_does_not_cost_other_streams_their_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let retention = Retention { age: Some(Duration::from_secs(3600)), bytes: Some(20_000) };
+    let options =
+        LogOptions { partition_bytes_max: 2000, tail_ring_bytes: 0, retention, holds: LONG, ..small(dir.path()) };
+    let log = Log::open(options).unwrap();
+    let [held, other] = ["held", "other"].map(|name| log.open_stream(&name.parse().unwrap()).unwrap());
+    log.keep_for(other, None).unwrap();
+    runtime().block_on(async {
+        let (mut first, mut second) = (Writer::begin(&log, held).await, Writer::begin(&log, other).await);
+        fill(&mut first).await;
+        within(log.commit_offset(held, &name("audit"), Offset(0), Rewind::Ignore)).await.unwrap();
+        fill(&mut second).await;
+        let all = log.stream_bytes(held) + log.stream_bytes(other);
+        within(log.apply_retention()).await.unwrap();
+        assert_eq!(
+            log.stream_bytes(held) + log.stream_bytes(other),
+            all,
+            "the oldest has to stay, and so what is newer"
+        );
+        within(log.commit_offset(held, &name("audit"), Offset(120), Rewind::Ignore)).await.unwrap();
+        within(log.apply_retention()).await.unwrap();
+        assert!(log.stream_bytes(held) + log.stream_bytes(other) < 25_000);
+        assert_eq!(read_all(&log, other, StartAt::Offset(Offset(110))).await.unwrap(), second.events[109..]);
+    });
+}

@@ -341,3 +341,25 @@ async fn a_consumer_whose_filter_matches_nothing_has_everything_without_saying_s
     assert_eq!(fixture.committed("sparse"), 27);
     fixture.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_consumer_that_begins_at_the_end_and_gets_nothing_moves_on_all_the_same() {
+    let mut fixture = Fixture::start().await;
+    let (orders, items) = (table("orders"), table("items"));
+    fixture.commit_many(&orders, 5).await;
+    let filter = Some(proto::Filter { tables: vec!["shop.items".into()], operations: Vec::new() });
+    let latest = Some(proto::StartFrom { from: Some(proto::start_from::From::Latest(proto::Empty {})) });
+    let start = proto::Start { consumer: "rare".into(), filter, from: latest, ..Default::default() };
+    let mut rare = fixture.subscribe(start).await;
+    rare.progress_to(5).await;
+    fixture.commit_many(&orders, 5).await;
+    fixture.until_committed("rare", 10).await;
+    // An acknowledgement that comes after the progress behind it carries that along.
+    fixture.commit(&[(&items, insert("1", b"x"))]).await;
+    fixture.commit_many(&orders, 3).await;
+    assert_eq!(offsets(&rare.events(1).await), [11]);
+    rare.progress_to(14).await;
+    rare.acknowledge(11);
+    fixture.until_committed("rare", 14).await;
+    fixture.stop().await;
+}
