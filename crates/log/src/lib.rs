@@ -37,6 +37,7 @@ mod metrics;
 mod options;
 mod read;
 mod schemas;
+mod shared;
 mod store;
 mod stream;
 mod tunables;

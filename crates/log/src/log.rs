@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dbstreamd_model::{ConsumerName, Epoch, Fingerprint, Lsn, Offset, StreamId, StreamName, TableSchema, Timestamp};
 use parking_lot::{Mutex, RwLock};
@@ -20,17 +19,15 @@ use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
 use crate::read::{self, READ_AHEAD_BYTES_MAX, Reader, StartAt};
 use crate::schemas::StoredSchema;
-use crate::store::Store;
+use crate::shared::{Closer, Shared};
 use crate::stream::Stream;
 use crate::tunables::Tunables;
-use crate::writer::{Command, CommitCommand, Durable, Queue, Space, Writer, open_store, refuse};
+use crate::writer::{Command, CommitCommand, Durable, Queue, Space, Writer, open_store};
 
 /// Consumers' commits that may wait for the writer at once; more wait in line in front of it.
 const COMMITS_WAITING_MAX: usize = 4096;
 /// Reads from disk at once, in the whole process.
 pub const DISK_READS_MAX: usize = 8;
-/// How long closing waits for reads that are under way.
-pub(crate) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Longest name of a stored setting: a prefix and a stream's name.
 pub const SETTING_NAME_BYTES_MAX: usize = 128;
@@ -119,33 +116,6 @@ pub struct LogMemory {
 /// How many readers may have chunks from disk in hand at a time.
 fn read_ahead_turns(options: &LogOptions) -> usize {
     (options.read_ahead_bytes / READ_AHEAD_BYTES_MAX).clamp(1, Semaphore::MAX_PERMITS)
-}
-
-/// What all parts of an open log share.
-pub(crate) struct Shared {
-    pub(crate) options: LogOptions,
-    pub(crate) queue: Queue,
-    pub(crate) metrics: LogMetrics,
-    /// Becomes true when the log is closed.
-    pub(crate) closed: watch::Sender<bool>,
-    pub(crate) disk_reads: Arc<Semaphore>,
-    /// Turns of readers with chunks from disk in hand: one for each [`READ_AHEAD_BYTES_MAX`] of the budget.
-    pub(crate) read_ahead: Arc<Semaphore>,
-    /// Bytes in the tail ring, encodings included, as the writer last saw.
-    pub(crate) ring_bytes: AtomicUsize,
-    commits: Arc<Semaphore>,
-    pub(crate) store: RwLock<Option<Arc<Store>>>,
-    streams: RwLock<BTreeMap<StreamId, Arc<Stream>>>,
-    failure: RwLock<Option<LogError>>,
-    pub(crate) space: watch::Sender<Space>,
-    pub(crate) tunables: Tunables,
-    /// Durable settings, by name.
-    pub(crate) settings: RwLock<BTreeMap<String, String>>,
-}
-
-struct Closer {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Log {
@@ -497,118 +467,6 @@ impl Log {
         let (reply, answer) = oneshot::channel();
         self.shared.send(Command::Retain { reply })?;
         self.shared.answer(answer).await
-    }
-}
-
-impl Shared {
-    pub(crate) fn stream(&self, id: StreamId) -> Result<Arc<Stream>, LogError> {
-        self.streams.read().get(&id).cloned().ok_or(LogError::UnknownStream(id.0))
-    }
-
-    pub(crate) fn all_streams(&self) -> Vec<Arc<Stream>> {
-        self.streams.read().values().cloned().collect()
-    }
-
-    pub(crate) fn add_stream(&self, stream: Arc<Stream>) {
-        self.streams.write().insert(stream.id, stream);
-    }
-
-    /// Whether the data volume is nearly full.
-    pub(crate) fn space_low(&self) -> bool {
-        self.space.borrow().low
-    }
-
-    pub(crate) fn store(&self) -> Result<Arc<Store>, LogError> {
-        let store = self.store.read().clone();
-        store.ok_or_else(|| match self.writing() {
-            Err(error @ (LogError::Closed | LogError::Broken(_))) => error,
-            _ => LogError::Reopening,
-        })
-    }
-
-    /// Ends all sessions because a write failed, and says how to tell others of it.
-    pub(crate) fn fail(&self, error: LogError) -> LogError {
-        self.break_off(LogError::Stopped(Arc::new(error)))
-    }
-
-    /// Ends all sessions for this reason, which everyone who asks gets from now on.
-    pub(crate) fn break_off(&self, failure: LogError) -> LogError {
-        *self.failure.write() = Some(failure.clone());
-        self.queue.begin_life();
-        failure
-    }
-
-    /// The log writes again, in this store.
-    pub(crate) fn mend(&self, store: Arc<Store>) {
-        *self.store.write() = Some(store);
-        *self.failure.write() = None;
-    }
-
-    /// Whether the log writes.
-    pub(crate) fn writing(&self) -> Result<(), LogError> {
-        if let Some(failure) = &*self.failure.read() {
-            return Err(failure.clone());
-        }
-        if *self.closed.borrow() { Err(LogError::Closed) } else { Ok(()) }
-    }
-
-    pub(crate) fn send(&self, command: Command) -> Result<(), LogError> {
-        self.queue.push(command).map_err(|command| {
-            let reason = self.reason_for_silence();
-            refuse(command, &reason);
-            reason
-        })
-    }
-
-    /// Waits for the writer's answer.
-    pub(crate) async fn answer<T>(&self, answer: oneshot::Receiver<Result<T, LogError>>) -> Result<T, LogError> {
-        answer.await.unwrap_or_else(|_| Err(self.reason_for_silence()))
-    }
-
-    fn reason_for_silence(&self) -> LogError {
-        // Who hears of a failure before it is kept begins anew like everyone.
-        self.writing().err().unwrap_or(LogError::Interrupted)
-    }
-}
-
-impl Closer {
-    fn close(&self) -> Result<(), LogError> {
-        let Some(thread) = self.thread.lock().take() else { return Ok(()) };
-        self.shared.closed.send_replace(true);
-        self.shared.read_ahead.close();
-        // A refused command is no loss: then the writer has ended by itself.
-        let _ = self.shared.queue.push(Command::Close);
-        if thread.join().is_err() {
-            let reason = "the writer thread panicked".into();
-            self.shared.break_off(LogError::Broken(Arc::new(LogError::Store { action: "write", reason })));
-        }
-        let Some(mut store) = self.shared.store.write().take() else { return Ok(()) };
-        let flushed = match self.shared.failure.read().clone() {
-            Some(failure) => Err(failure),
-            // What is in table files has checksums that notice damage; the write-ahead log would just end there.
-            None => store.flush_all(),
-        };
-        // Reads that are under way hold the store a moment longer.
-        let deadline = Instant::now() + CLOSE_WAIT_MAX;
-        loop {
-            match Arc::try_unwrap(store) {
-                Ok(last) => {
-                    drop(last);
-                    return flushed;
-                }
-                Err(held) if Instant::now() < deadline => store = held,
-                Err(_) => return flushed,
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Drop for Closer {
-    fn drop(&mut self) {
-        if let Err(error) = self.close() {
-            tracing::error!(%error, "the log was not closed cleanly");
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use dbstreamd_model::{Lsn, Offset, Timestamp};
 use super::disk::chunk_at;
 use super::seek::first_unit_after;
 use crate::error::LogError;
-use crate::log::Shared;
+use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// A complete stored unit, as it is recognised.

@@ -12,7 +12,8 @@ use tokio::task::JoinHandle;
 use super::disk::{self, Budget};
 use crate::chunk::{Chunk, ChunkSlice};
 use crate::error::LogError;
-use crate::log::{Shared, Watermarks};
+use crate::log::Watermarks;
+use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// What a reader takes from disk in one go: several chunks, so that it need not go there for each, and few enough

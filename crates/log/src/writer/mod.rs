@@ -39,7 +39,7 @@ pub use space::Space;
 
 use crate::chunk::{CodecChoice, Scratch};
 use crate::error::LogError;
-use crate::log::Shared;
+use crate::shared::Shared;
 use crate::store::{Loaded, PartitionSeq, Store, StreamState};
 use crate::stream::Stream;
 use group::Group;

@@ -19,8 +19,8 @@ use dbstreamd_model::{Notice, Severity};
 
 use super::{Command, Writer, delete_tail, refuse};
 use crate::error::LogError;
-use crate::log::{CLOSE_WAIT_MAX, Shared};
 use crate::options::LogOptions;
+use crate::shared::{CLOSE_WAIT_MAX, Shared};
 use crate::store::{DATABASE_DIR, Loaded, Store};
 use crate::stream::Stream;
 
