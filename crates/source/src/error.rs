@@ -78,6 +78,16 @@ pub enum SourceError {
         /// The server's.
         found: u64,
     },
+    /// What came lies behind what the source had said was all.
+    #[error(
+        "the source sent a transaction that commits at {got} after it had sent everything up to {after}: that is not the order of its own log, so something between repeats or reorders what it sends, or it is not PostgreSQL; nothing of it was stored, and the connection is made anew"
+    )]
+    Unordered {
+        /// Where the transaction commits.
+        got: Lsn,
+        /// How far it had come before.
+        after: Lsn,
+    },
     /// The data volume is nearly full.
     #[error(
         "held: the data volume has {available_mib} MiB left, less than the {floor_mib} MiB that are kept free; nothing is read from the source, which keeps its WAL, until there is room: free some space or lower log.retention_bytes"
@@ -111,6 +121,7 @@ impl SourceError {
             Self::Postgres(_) | Self::Setup(_) | Self::OtherSystem { .. } => Retry::Later,
             Self::BrokenWithoutSlot { .. } => Retry::Later,
             Self::ShortOfSpace { .. }
+            | Self::Unordered { .. }
             | Self::Silent(_)
             | Self::Feedback(_)
             | Self::Replaying { .. }

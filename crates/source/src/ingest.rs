@@ -64,6 +64,8 @@ pub(crate) struct Ingest<'a> {
     tables: Tables,
     open: OpenUnit,
     resent: ResentUnits,
+    /// The source has sent everything below this, in this session: a commit record that begins before it comes too late.
+    sent_through: Lsn,
     /// How far the log had confirmed the source when the session began.
     confirmed_before: Lsn,
     /// Until then, what is built waits for its chunk to fill up.
@@ -101,6 +103,7 @@ impl<'a> Ingest<'a> {
             tables: Tables::default(),
             open: OpenUnit::None,
             resent,
+            sent_through: Lsn::ZERO,
             confirmed_before: resume.confirmed_through,
             hold: None,
         }
@@ -227,6 +230,7 @@ impl<'a> Ingest<'a> {
                 }
                 Change::Begin(head) => self.begin(head).await?,
                 Change::Commit { end_lsn } => {
+                    self.advance(end_lsn)?;
                     match std::mem::replace(&mut self.open, OpenUnit::None) {
                         OpenUnit::Fresh => {
                             self.appender.end_unit(end_lsn);
@@ -246,6 +250,7 @@ impl<'a> Ingest<'a> {
                 }
                 Change::Idle { wal_end, reply_requested } => {
                     raise(&self.status.source_lsn, wal_end);
+                    self.sent_through = self.sent_through.max(wal_end);
                     if self.may_idle(wal_end).await? {
                         self.appender.idle(wal_end, reply_requested);
                         reached = Some(wal_end);
@@ -298,7 +303,17 @@ impl<'a> Ingest<'a> {
         }
     }
 
+    /// The source has sent everything up to `lsn`; an error when it had come further before.
+    fn advance(&mut self, lsn: Lsn) -> Result<(), SourceError> {
+        if lsn < self.sent_through {
+            return Err(SourceError::Unordered { got: lsn, after: self.sent_through });
+        }
+        self.sent_through = lsn;
+        Ok(())
+    }
+
     async fn begin(&mut self, head: UnitHead) -> Result<(), SourceError> {
+        self.advance(head.commit_lsn)?;
         self.open = if self.resent.covers(&head) {
             OpenUnit::Resent(Box::new(ResentUnit::new(head)))
         } else {

@@ -272,7 +272,7 @@ async fn a_rewritten_history_is_taken_whole_under_a_new_epoch() {
     let stream = Stream::new();
     assert_eq!(stream.play(&history(), 0, 4).await, None);
     // Half of it is as before, half is not; the new epoch has all of it, and goes on.
-    let rewritten = vec![Unit(200, vec!["b", "c"]), Unit(290, vec!["x"]), Unit(400, vec!["y"])];
+    let rewritten = vec![Unit(200, vec!["b", "c"]), Unit(310, vec!["x"]), Unit(420, vec!["y"])];
     assert_eq!(stream.play_with(&rewritten, 200, 8, OnGap::NewEpoch).await, None);
     assert_eq!(stream.values().await, ["a", "b", "c", "d", "b", "c", "x", "y"]);
     let id = stream.log.stream_named("shop").unwrap();
@@ -332,4 +332,24 @@ async fn nothing_is_confirmed_before_the_source_has_sent_all_up_to_where_it_was_
     assert_eq!(stream.values().await, ["a", "b", "c", "d", "e", "f", "g", "h"]);
     let allowed_at = *confirmers.allowed_at.lock().unwrap();
     assert!(allowed_at.is_some_and(|lsn| lsn >= 1080), "allowed when {allowed_at:?} was received");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_behind_what_was_said_to_be_all_is_refused_and_nothing_of_it_is_stored() {
+    // Three units in order, and then one that commits before the last: the source lies, or something reorders.
+    let stream = Stream::new();
+    let late = [history(), vec![Unit(250, vec!["late"])]].concat();
+    let id = stream.log.open_stream(&"shop".parse().unwrap()).unwrap();
+    let status = StreamStatus::new("shop".parse().unwrap());
+    let (window, shutdown) = (CreditWindow::new(1 << 20), CancellationToken::new());
+    let source = Box::new(stream.scripted(&late, 0, OnGap::Fail));
+    let (log, control) = (stream.log.clone(), shutdown.clone().into());
+    let task = run(source, log, id, window, Arc::clone(&status), RetryPolicy::default(), control);
+    let task = tokio::spawn(task);
+    let failed = status.watch().wait_for(|life| life.state == State::Failed).await.unwrap().clone();
+    let reason = failed.error.unwrap().to_string();
+    assert!(failed.retrying && reason.contains("not the order of its own log"), "{reason}");
+    shutdown.cancel();
+    task.await.unwrap();
+    assert_eq!(stream.values().await, ["a", "b", "c", "d"]);
 }
