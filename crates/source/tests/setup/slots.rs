@@ -103,7 +103,7 @@ fn a_stream_that_has_run_before_gets_no_new_slot_for_the_one_it_lost() {
     database.sql(&format!("SELECT pg_drop_replication_slot('{}')", database.slot()));
     let error = block_on(setup::prepare_to_resume(&settings)).unwrap_err();
     assert_eq!((error.code(), error.is_transient()), ("slot_gone", false));
-    says(&error.to_string(), &[&database.slot(), "lost", "another name"]);
+    says(&error.to_string(), &[&database.slot(), "lost", "on_lost_slot"]);
     assert_eq!(database.slots(), "");
 }
 
