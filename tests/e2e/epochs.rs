@@ -250,20 +250,27 @@ fn a_server_put_back_to_an_older_copy_begins_a_new_epoch_after_it_has_overtaken_
     assert_eq!(epochs(&daemon, 1).len(), 1);
 }
 
-#[test]
-fn a_copy_that_lacks_nothing_of_ours_loses_nothing_of_its_own_where_we_had_confirmed_an_idle_position() {
-    let shop = Shop::new("");
+/// A copy of the server with ten rows, a daemon that has since confirmed an idle position that the copy has not, and the end
+/// of the server's WAL by then.
+fn copied_before_an_idle_position(shop: &Shop) -> (PathBuf, Daemon, u64) {
     let mut daemon = shop.streaming();
     shop.insert(1, 10);
     wait_visible(&daemon, 10);
     assert!(daemon.stop().success());
     let copy = shop.snapshot();
-    let mut daemon = shop.streaming();
+    let daemon = shop.streaming();
     shop.idle_wal();
     let end = shop.wal_end();
     eventually("the idle position is confirmed", || {
         (lsn(&daemon.streams()[0]["confirmed_through_lsn"]) + 4096 > end).then_some(())
     });
+    (copy, daemon, end)
+}
+
+#[test]
+fn a_copy_that_lacks_nothing_of_ours_loses_nothing_of_its_own_where_we_had_confirmed_an_idle_position() {
+    let shop = Shop::new("");
+    let (copy, mut daemon, _) = copied_before_an_idle_position(&shop);
     daemon.kill();
     shop.put_back(&copy);
     shop.cluster.start_again().unwrap();
@@ -426,18 +433,8 @@ fn a_promoted_standby_without_our_newest_changes_but_with_the_slot_goes_on_under
 #[test]
 fn a_standby_promoted_with_every_change_but_less_idle_wal_than_we_confirmed_is_followed_and_loses_nothing() {
     let shop = Shop::new("");
-    let mut daemon = shop.streaming();
-    shop.insert(1, 10);
-    wait_visible(&daemon, 10);
-    assert!(daemon.stop().success());
-    let copy = shop.snapshot();
     // The primary idles on, and we confirm it; the standby never gets that WAL.
-    let mut daemon = shop.streaming();
-    shop.idle_wal();
-    let end = shop.wal_end();
-    eventually("the idle position is confirmed", || {
-        (lsn(&daemon.streams()[0]["confirmed_through_lsn"]) + 4096 > end).then_some(())
-    });
+    let (copy, mut daemon, end) = copied_before_an_idle_position(&shop);
     assert!(daemon.stop().success());
     shop.put_back(&copy);
     shop.promote();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              lag > max_lag            lag > max_hold, or away too long,      its next event is
-//!                                       or the disk is nearly full             trimmed
+//!                                       or the disk is nearly full             trimmed, or of a new epoch
 //!   ACTIVE ◀──────────────▶ LAGGING ◀──────────────────────▶ RELEASED ─────────────────▶ NEEDS_SNAPSHOT
 //!     └─────────────── holds: retention keeps what it has not ───┘        └── retention keeps by policy only ──┘
 //! ```
