@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use dbstreamd_log::EventRef;
-use dbstreamd_model::{Op, SchemaId};
+use dbstreamd_model::{Op, SchemaId, TableSchema};
 use dbstreamd_source::postgres::setup::{TablePattern, TablePatternError};
 
 /// More patterns than this are refused: they are tried one after the other.
@@ -18,7 +18,7 @@ pub(crate) enum FilterError {
     Pattern(#[from] TablePatternError),
     #[error("{0} table patterns are more than the {PATTERNS_MAX} allowed: use * to combine some")]
     TooMany(usize),
-    #[error("operation number {0} is not known: use insert, update, delete, truncate or message")]
+    #[error("operation number {0} is not known: use insert, update, delete, truncate, message or schema_change")]
     Operation(i32),
 }
 
@@ -55,11 +55,17 @@ impl Filter {
         }
         let Some(stored) = event.schema else { return false };
         let tables = &self.tables;
-        *self.verdicts.entry(stored.id).or_insert_with(|| {
-            let (schema, table) = (&stored.schema.namespace, &stored.schema.table);
-            tables.iter().any(|pattern| pattern.matches(schema, table))
-        })
+        *self.verdicts.entry(stored.id).or_insert_with(|| matches(tables, &stored.schema))
     }
+
+    /// Whether a table passes.
+    pub(crate) fn takes_table(&self, schema: &TableSchema) -> bool {
+        self.tables.is_empty() || matches(&self.tables, schema)
+    }
+}
+
+fn matches(tables: &[TablePattern], schema: &TableSchema) -> bool {
+    tables.iter().any(|pattern| pattern.matches(&schema.namespace, &schema.table))
 }
 
 #[cfg(test)]

@@ -196,6 +196,7 @@ pub(crate) fn operation_name(event: &proto::Event) -> Result<&'static str, JsonE
         Operation::Delete => Ok("delete"),
         Operation::Truncate => Ok("truncate"),
         Operation::Message => Ok("message"),
+        Operation::SchemaChange => Ok("schema_change"),
         Operation::Unspecified => Err(JsonError::UnknownOperation { offset: event.offset, operation: event.operation }),
     }
 }
@@ -269,7 +270,7 @@ mod tests {
     }
 
     fn row(cells: [Option<cell::Value>; 3]) -> Option<proto::Row> {
-        Some(proto::Row { cells: cells.into_iter().map(|value| proto::Cell { value }).collect() })
+        Some(proto::Row { cells: cells.into_iter().map(|value| proto::Cell { value }).collect(), ..Default::default() })
     }
 
     fn text(text: &'static str) -> Option<cell::Value> {

@@ -21,5 +21,6 @@ mod notices;
 mod position;
 mod process;
 pub mod proto;
+mod schemas;
 pub mod serve;
 pub mod telemetry;

@@ -80,7 +80,7 @@ async fn append(
 ) -> Result<usize, Failure> {
     let mut appender = log.appender(stream)?;
     appender.begin_session().await?;
-    let schema = appender.schema(&schema());
+    let schema = appender.schema(&schema(), None);
     let window = CreditWindow::new(64 << 20);
     let (mut total, mut unread) = (0, 0);
     let mut lsn = 0;
@@ -151,6 +151,7 @@ fn schema() -> Arc<TableSchema> {
         type_oid,
         type_modifier: -1,
         in_identity: name == "id",
+        description: None,
     };
     let columns = [
         ("id", "int8", 20),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use dbstreamd_model::{Epoch, Lsn, Offset, Op, SchemaId, TableSchema, Timestamp};
+use dbstreamd_model::{Epoch, Lsn, Offset, Op, RecordedFacts, SchemaId, TableSchema, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 use crate::chunk::{Builder, Chunk, Parts, UnitSpan};
@@ -190,17 +190,22 @@ impl Appender {
         self.shared.answer(answer).await
     }
 
-    /// The stream's number for a schema version, known or new. A new one becomes durable together with the first
-    /// chunk that uses it, or before.
-    pub fn schema(&mut self, schema: &Arc<TableSchema>) -> SchemaId {
+    /// The stream's schema version that a source means when it announces this, if there is one: the descriptions of
+    /// its types are then known and still true, since the types have the same OIDs.
+    pub fn announced(&self, schema: &TableSchema) -> Option<&StoredSchema> {
+        self.schemas.announced(schema)
+    }
+
+    /// The stream's number for a schema version, known or new. A new one becomes durable, with its facts, together with
+    /// the first chunk that uses it, or before.
+    pub fn schema(&mut self, schema: &Arc<TableSchema>, facts: Option<Arc<RecordedFacts>>) -> SchemaId {
         let fingerprint = schema.fingerprint();
         if let Some(known) = self.schemas.find(fingerprint) {
             return known.id;
         }
-        let new = StoredSchema { id: self.schemas.next_id(), fingerprint, schema: Arc::clone(schema) };
-        let id = new.id;
-        self.schemas.insert(new.clone());
-        self.new_schemas.push(new);
+        let id = self.schemas.next_id();
+        self.schemas.insert(StoredSchema { id, fingerprint, schema: Arc::clone(schema), version: 0, facts });
+        self.new_schemas.extend(self.schemas.get(id).cloned());
         id
     }
 

@@ -16,11 +16,14 @@ pub enum Op {
     Truncate = 4,
     /// `pg_logical_emit_message` was called.
     Message = 5,
+    /// The schema was changed, as the source's DDL trigger recorded it: a transactional message with a prefix of its own.
+    SchemaChange = 6,
 }
 
 impl Op {
     /// All operations, in the order of their codes.
-    pub const ALL: [Self; 5] = [Self::Insert, Self::Update, Self::Delete, Self::Truncate, Self::Message];
+    pub const ALL: [Self; 6] =
+        [Self::Insert, Self::Update, Self::Delete, Self::Truncate, Self::Message, Self::SchemaChange];
 
     /// The operation with this code on disk.
     pub fn from_code(code: u8) -> Option<Self> {
@@ -35,6 +38,7 @@ impl Op {
             Self::Delete => "delete",
             Self::Truncate => "truncate",
             Self::Message => "message",
+            Self::SchemaChange => "schema_change",
         }
     }
 }
@@ -98,6 +102,8 @@ pub enum EventBody<'a> {
     Truncate(TruncateFlags),
     /// Logical message.
     Message(MessageBody<'a>),
+    /// Schema change: a logical message whose content is the trigger's JSON document.
+    SchemaChange(MessageBody<'a>),
 }
 
 /// The body does not fit its operation.
@@ -138,6 +144,7 @@ impl<'a> EventBody<'a> {
             Op::Insert | Op::Update | Op::Delete => Self::Row(parse_rows(op, input)?),
             Op::Truncate => Self::Truncate(TruncateFlags::from_bits(take_byte(op, input)?)),
             Op::Message => Self::Message(parse_message(op, input)?),
+            Op::SchemaChange => Self::SchemaChange(parse_message(op, input)?),
         };
         match bytes.len() {
             0 => Ok(body),

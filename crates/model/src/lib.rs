@@ -4,7 +4,9 @@
 //! speaks in these types, so that a position is never a bare `u64` and a row is never a
 //! bare byte slice.
 
+mod ddl;
 mod event;
+mod facts;
 mod ids;
 mod lsn;
 mod notice;
@@ -12,8 +14,11 @@ mod offset;
 mod row;
 mod schema;
 mod timestamp;
+mod type_kind;
 
+pub use ddl::{DDL_PREFIX, DdlDivergence, DdlDocument, DdlObject};
 pub use event::{BeforeKind, BodyError, EventBody, MessageBody, Op, RowChange, TruncateFlags};
+pub use facts::{AttributeFacts, ColumnFacts, FactsOrigin, RecordedFacts, TableFacts, TypeFacts};
 pub use ids::{ConsumerName, Epoch, NameError, SchemaId, StreamId, StreamName};
 pub use lsn::{Lsn, LsnParseError};
 pub use notice::{Notice, NoticeSink, Severity};
@@ -21,3 +26,4 @@ pub use offset::Offset;
 pub use row::{CellRef, Cells, RowError, RowRef};
 pub use schema::{Column, Fingerprint, ReplicaIdentity, SchemaDecodeError, TableSchema};
 pub use timestamp::Timestamp;
+pub use type_kind::{TypeDescription, TypeKind};

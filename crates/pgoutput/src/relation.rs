@@ -104,6 +104,7 @@ impl<'a> RelationMessage<'a> {
                 type_oid: column.type_oid,
                 type_modifier: column.type_modifier,
                 in_identity: column.in_identity,
+                description: None,
             })
         });
         Ok(TableSchema {

@@ -245,7 +245,7 @@ impl<'a> Ingest<'a> {
                     reached = Some(end_lsn);
                 }
                 Change::Schema { relation, schema } => {
-                    let id = self.appender.schema(&schema);
+                    let id = self.appender.schema(&schema, None);
                     self.tables.learn(relation, Table { id, fingerprint: schema.fingerprint() });
                 }
                 Change::Idle { wal_end, reply_requested } => {

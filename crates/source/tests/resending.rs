@@ -76,8 +76,14 @@ impl Source for Scripted {
 }
 
 fn changes(Unit(commit, rows): &Unit) -> Vec<Change> {
-    let column =
-        Column { name: "v".into(), type_name: "text".into(), type_oid: 25, type_modifier: -1, in_identity: true };
+    let column = Column {
+        name: "v".into(),
+        type_name: "text".into(),
+        type_oid: 25,
+        type_modifier: -1,
+        in_identity: true,
+        description: None,
+    };
     let schema = TableSchema {
         namespace: "public".into(),
         table: "t".into(),

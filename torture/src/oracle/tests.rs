@@ -41,7 +41,7 @@ fn row(values: &[&str]) -> Option<Row> {
         "=" => Cell { value: Some(cell::Value::Unchanged(true)) },
         text => Cell { value: Some(cell::Value::Text(Bytes::copy_from_slice(text.as_bytes()))) },
     };
-    Some(Row { cells: values.iter().map(cell).collect() })
+    Some(Row { cells: values.iter().map(cell).collect(), ..Row::default() })
 }
 
 fn change(operation: Operation, table: &str, values: &[&str]) -> Event {

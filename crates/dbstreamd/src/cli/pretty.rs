@@ -232,6 +232,7 @@ mod tests {
             table: "products".into(),
             replica_identity: identity.into(),
             columns: vec![column("id", true), column("name", full), column("stock", full)],
+            ..Default::default()
         }
     }
 
@@ -242,7 +243,7 @@ mod tests {
                 text => cell::Value::Text(Bytes::copy_from_slice(text.as_bytes())),
             }),
         };
-        Some(proto::Row { cells: cells.into_iter().map(cell).collect() })
+        Some(proto::Row { cells: cells.into_iter().map(cell).collect(), ..Default::default() })
     }
 
     fn line(identity: proto::ReplicaIdentity, event: proto::Event, width: Option<usize>) -> String {

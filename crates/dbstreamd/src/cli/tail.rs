@@ -183,6 +183,7 @@ impl Tail {
             from: from.map(|from| StartFrom { from: Some(from) }),
             filter: Some(Filter { tables: self.arguments.tables.clone(), operations: Vec::new() }),
             credit_events: self.left.unwrap_or_default(),
+            ..Start::default()
         };
         let acknowledgements =
             WatchStream::from_changes(offsets).map(|offset| Request::Acknowledge(Acknowledge { offset }));

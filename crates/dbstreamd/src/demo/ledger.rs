@@ -255,7 +255,10 @@ mod tests {
 
     fn event(offset: u64, change: &Change, last: bool) -> proto::Event {
         let cell = |key: i64| proto::Cell { value: Some(cell::Value::Text(key.to_string().into())) };
-        let row = proto::Row { cells: [Some(change.key.0), change.key.1].into_iter().flatten().map(cell).collect() };
+        let row = proto::Row {
+            cells: [Some(change.key.0), change.key.1].into_iter().flatten().map(cell).collect(),
+            ..Default::default()
+        };
         proto::Event {
             offset,
             operation: change.operation.into(),

@@ -5,12 +5,13 @@
 //! everything (`subscribe`); who filters encodes what matches. No value is allocated per event: lengths are computed
 //! in a first pass over the cells, bytes written in a second. Field numbers are those of `proto/dbstreamd/v1`.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use dbstreamd_log::{Chunk, EncodedRun, EventRef};
 use dbstreamd_model::{BeforeKind, CellRef, EventBody, MessageBody, Op, RowRef, TruncateFlags};
+use prost::Message as _;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use crate::proto;
+use crate::{proto, schemas};
 
 /// What an event needs besides its cells, at most; only a first guess for the buffer's size.
 const EVENT_OVERHEAD_BYTES: usize = 72;
@@ -31,6 +32,7 @@ const BEFORE_IS_FULL: u8 = 11 << 3;
 const AFTER: u8 = 12 << 3 | 2;
 const TRUNCATE: u8 = 13 << 3 | 2;
 const MESSAGE: u8 = 14 << 3 | 2;
+const SCHEMA_CHANGE: u8 = 15 << 3 | 2;
 const ROW_CELLS: u8 = 1 << 3 | 2;
 const CELL_TEXT: u8 = 1 << 3 | 2;
 const CELL_BINARY: u8 = 2 << 3 | 2;
@@ -71,7 +73,7 @@ impl RunBuilder {
     /// Adds one event; false when its body is broken, or the run would pass 4 GiB.
     pub(crate) fn push(&mut self, event: &EventRef<'_>) -> bool {
         let Ok(body) = EventBody::parse(event.op, event.body) else { return false };
-        let lengths = BodyLengths::of(&body);
+        let Some(lengths) = BodyLengths::of(&body) else { return false };
         let length = head_len(event) + lengths.total;
         let entry = delimited_len(length);
         let Ok(end) = u32::try_from(self.bytes.len() + entry) else { return false };
@@ -97,35 +99,6 @@ impl RunBuilder {
     }
 }
 
-/// A schema as the contract has it.
-pub(crate) fn schema(stored: &dbstreamd_log::StoredSchema) -> proto::Schema {
-    use dbstreamd_model::ReplicaIdentity as Model;
-    let identity = match stored.schema.replica_identity {
-        Model::Default => proto::ReplicaIdentity::Default,
-        Model::Nothing => proto::ReplicaIdentity::Nothing,
-        Model::Full => proto::ReplicaIdentity::Full,
-        Model::Index => proto::ReplicaIdentity::Index,
-    };
-    proto::Schema {
-        fingerprint: Bytes::copy_from_slice(&stored.fingerprint.0),
-        schema: stored.schema.namespace.clone(),
-        table: stored.schema.table.clone(),
-        replica_identity: identity.into(),
-        columns: stored
-            .schema
-            .columns
-            .iter()
-            .map(|column| proto::Column {
-                name: column.name.clone(),
-                type_name: column.type_name.clone(),
-                type_oid: column.type_oid,
-                type_modifier: column.type_modifier,
-                in_identity: column.in_identity,
-            })
-            .collect(),
-    }
-}
-
 /// An operation's number in the contract.
 pub(crate) const fn operation(op: Op) -> proto::Operation {
     match op {
@@ -134,6 +107,7 @@ pub(crate) const fn operation(op: Op) -> proto::Operation {
         Op::Delete => proto::Operation::Delete,
         Op::Truncate => proto::Operation::Truncate,
         Op::Message => proto::Operation::Message,
+        Op::SchemaChange => proto::Operation::SchemaChange,
     }
 }
 
@@ -143,11 +117,14 @@ struct BodyLengths {
     before: usize,
     after: usize,
     inner: usize,
+    /// A schema change is rare, and encoded whole in the first pass.
+    schema_change: Vec<u8>,
     total: usize,
 }
 
 impl BodyLengths {
-    fn of(body: &EventBody<'_>) -> Self {
+    /// None when a schema change is not what its trigger writes.
+    fn of(body: &EventBody<'_>) -> Option<Self> {
         let mut lengths = Self::default();
         match body {
             EventBody::Row(change) => {
@@ -170,8 +147,12 @@ impl BodyLengths {
                     + nonempty_len(message.content.len());
                 lengths.total = delimited_len(lengths.inner);
             }
+            EventBody::SchemaChange(message) => {
+                lengths.schema_change = schemas::change(message.content)?.encode_to_vec();
+                lengths.total = delimited_len(lengths.schema_change.len());
+            }
         }
-        lengths
+        Some(lengths)
     }
 }
 
@@ -274,6 +255,10 @@ fn put_body(out: &mut BytesMut, body: &EventBody<'_>, lengths: &BodyLengths) {
                     out.put_slice(value);
                 }
             }
+        }
+        EventBody::SchemaChange(_) => {
+            put_key_len(out, SCHEMA_CHANGE, lengths.schema_change.len());
+            out.put_slice(&lengths.schema_change);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::encode::{self, RunBuilder};
 use super::status::from_log;
 use super::wire::Response;
 use crate::filter::Filter;
-use crate::proto;
+use crate::{proto, schemas};
 
 /// One subscription's way through the stream.
 pub(super) struct Feed {
@@ -177,7 +177,7 @@ impl Feed {
             if !self.known.contains(&stored.id) {
                 if index == from {
                     self.known.insert(stored.id);
-                    return Ok(Some(Response::Schema(encode::schema(stored))));
+                    return Ok(Some(Response::Schema(Box::new(schemas::contract(stored)))));
                 }
                 to = index;
                 break;
@@ -215,7 +215,7 @@ impl Feed {
                         break;
                     }
                     self.known.insert(stored.id);
-                    return Ok(Some(Response::Schema(encode::schema(stored))));
+                    return Ok(Some(Response::Schema(Box::new(schemas::contract(stored)))));
                 }
                 let room = run.is_empty() || run.len() + event.body.len() <= bytes_max;
                 if !room {

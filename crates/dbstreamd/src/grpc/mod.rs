@@ -19,7 +19,7 @@ pub(crate) mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{ConsumerState, Rewind};
+use dbstreamd_log::{ConsumerState, Rewind, StoredSchema};
 use dbstreamd_model::{Fingerprint, Offset};
 use dbstreamd_source::{SlotHealth, State};
 use tokio::net::TcpListener;
@@ -30,7 +30,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::control::tuning::Tuning;
 use crate::delivery::DeliveryBudget;
 use crate::directory::{ConsumerSnapshot, Directory, StreamSnapshot};
-use crate::proto;
+use crate::filter::Filter;
+use crate::{proto, schemas};
 use outbox::Responses;
 use status::from_log;
 
@@ -210,17 +211,72 @@ impl Streams for Service {
     async fn get_schema(&self, request: Request<proto::GetSchemaRequest>) -> Result<Response<proto::Schema>, Status> {
         let request = request.into_inner();
         let entry = self.directory.find(&request.stream)?;
-        let bytes: [u8; 16] = request.fingerprint.as_ref().try_into().map_err(|_| {
-            Status::invalid_argument(format!("a fingerprint has 16 bytes, not {}", request.fingerprint.len()))
-        })?;
-        let fingerprint = Fingerprint(bytes);
-        let stored =
-            self.directory.log().schemas(entry.id).into_iter().find(|stored| stored.fingerprint == fingerprint);
-        match stored {
-            Some(stored) => Ok(Response::new(encode::schema(&stored))),
-            None => {
-                Err(Status::not_found(format!("stream {} has no schema with fingerprint {fingerprint}", entry.name)))
+        let wanted = WantedSchema::of(&request)?;
+        // The newest of those that match, for a version that is not given.
+        let found = self.directory.log().schemas(entry.id).into_iter().rev().find(|stored| wanted.is(stored));
+        match found {
+            Some(stored) => Ok(Response::new(schemas::contract(&stored))),
+            None => Err(Status::not_found(format!("stream {} has no schema {wanted}", entry.name))),
+        }
+    }
+
+    async fn list_schemas(
+        &self,
+        request: Request<proto::ListSchemasRequest>,
+    ) -> Result<Response<proto::ListSchemasResponse>, Status> {
+        let request = request.into_inner();
+        let entry = self.directory.find(&request.stream)?;
+        let filter =
+            Filter::new(&request.tables, Vec::new()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let stored = self.directory.log().schemas(entry.id);
+        let schemas =
+            stored.iter().filter(|stored| filter.takes_table(&stored.schema)).map(schemas::contract).collect();
+        Ok(Response::new(proto::ListSchemasResponse { schemas }))
+    }
+}
+
+/// Which schema version is asked for.
+enum WantedSchema<'a> {
+    Fingerprint(Fingerprint),
+    /// Version 0: the newest.
+    Version {
+        table: &'a str,
+        version: u32,
+    },
+}
+
+impl<'a> WantedSchema<'a> {
+    fn of(request: &'a proto::GetSchemaRequest) -> Result<Self, Status> {
+        match (request.fingerprint.as_ref(), request.table.as_str()) {
+            ([], "") => Err(Status::invalid_argument("name a fingerprint, or a table as schema.table")),
+            ([], table) => Ok(Self::Version { table, version: request.version }),
+            (fingerprint, "") => {
+                fingerprint.try_into().map(|bytes| Self::Fingerprint(Fingerprint(bytes))).map_err(|_| {
+                    Status::invalid_argument(format!("a fingerprint has 16 bytes, not {}", fingerprint.len()))
+                })
             }
+            _ => Err(Status::invalid_argument("name a fingerprint or a table, not both")),
+        }
+    }
+
+    fn is(&self, stored: &StoredSchema) -> bool {
+        match self {
+            Self::Fingerprint(fingerprint) => stored.fingerprint == *fingerprint,
+            Self::Version { table, version } => {
+                let (schema, name) = (stored.schema.namespace.as_str(), stored.schema.table.as_str());
+                (*version == 0 || *version == stored.version)
+                    && table.strip_prefix(schema).and_then(|rest| rest.strip_prefix('.')) == Some(name)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for WantedSchema<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Fingerprint(fingerprint) => write!(f, "with fingerprint {fingerprint}"),
+            Self::Version { table, version: 0 } => write!(f, "of table {table}; nothing of that table has come yet"),
+            Self::Version { table, version } => write!(f, "version {version} of table {table}"),
         }
     }
 }

@@ -108,7 +108,7 @@ impl Outbox {
 fn size(response: &Response) -> usize {
     match response {
         Response::Events(bytes) => bytes.len(),
-        Response::Schema(schema) => prost::Message::encoded_len(schema),
+        Response::Schema(schema) => prost::Message::encoded_len(schema.as_ref()),
         Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_) => 64,
     }
 }

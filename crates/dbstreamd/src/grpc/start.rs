@@ -153,6 +153,6 @@ mod tests {
             assert_eq!(model_op(super::super::encode::operation(op).into()), Ok(op));
         }
         assert_eq!(model_op(0), Err(FilterError::Operation(0)));
-        assert_eq!(model_op(6), Err(FilterError::Operation(6)));
+        assert_eq!(model_op(7), Err(FilterError::Operation(7)));
     }
 }

@@ -23,8 +23,8 @@ pub(crate) enum Response {
     #[prost(message, tag = "1")]
     Started(proto::Started),
     /// Before the first event that uses it.
-    #[prost(message, tag = "2")]
-    Schema(proto::Schema),
+    #[prost(message, boxed, tag = "2")]
+    Schema(Box<proto::Schema>),
     /// An encoded `EventBatch`.
     #[prost(bytes = "bytes", tag = "3")]
     Events(Bytes),

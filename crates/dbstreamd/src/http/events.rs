@@ -205,7 +205,7 @@ impl Tail {
             range.start += 1;
             if self.filter.takes(&event) {
                 if let Some(stored) = event.schema.filter(|stored| self.known.insert(stored.id)) {
-                    self.renderer.learn(&encode::schema(stored));
+                    self.renderer.learn(&crate::schemas::contract(stored));
                 }
                 let rendered = render(&self.renderer, &event)?;
                 (self.considered, self.reported) = (event.offset, Some(event.offset));

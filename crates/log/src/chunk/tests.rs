@@ -25,9 +25,16 @@ fn registry() -> SchemaRegistry {
                 type_oid: 20,
                 type_modifier: -1,
                 in_identity: true,
+                description: None,
             }],
         };
-        let stored = StoredSchema { id: SchemaId(id), fingerprint: schema.fingerprint(), schema: Arc::new(schema) };
+        let stored = StoredSchema {
+            id: SchemaId(id),
+            fingerprint: schema.fingerprint(),
+            schema: Arc::new(schema),
+            version: 1,
+            facts: None,
+        };
         assert!(registry.insert(stored));
     }
     registry

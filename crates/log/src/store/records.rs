@@ -3,7 +3,11 @@
 //! Each is a version byte and fixed fields, big-endian. RocksDB's own checksums guard them; what does not read back
 //! is an error that stops the start, never a default.
 
-use dbstreamd_model::{Epoch, Fingerprint, Lsn, Offset, SchemaId, TableSchema, Timestamp};
+use std::sync::Arc;
+
+use dbstreamd_model::{
+    Epoch, FactsOrigin, Fingerprint, Lsn, Offset, RecordedFacts, SchemaId, TableFacts, TableSchema, Timestamp,
+};
 
 use crate::epochs::{EpochReason, EpochRecord};
 use crate::error::LogError;
@@ -11,6 +15,9 @@ use crate::schemas::StoredSchema;
 
 /// First byte of every record.
 const RECORD_VERSION: u8 = 1;
+
+/// First byte of a schema that comes with facts.
+const SCHEMA_WITH_FACTS_VERSION: u8 = 2;
 
 /// A stream's watermarks: written in the batch of whatever moves them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,10 +234,16 @@ pub(crate) fn decode_epoch(epoch: Epoch, bytes: &[u8]) -> Result<EpochRecord, Lo
     })
 }
 
-/// A schema version: its fingerprint, then the schema's own encoding.
+/// A schema version: its fingerprint, then the schema's own encoding; in version 2 facts stand between the two.
 pub(crate) fn encode_schema(schema: &StoredSchema) -> Vec<u8> {
-    let mut out = vec![RECORD_VERSION];
+    let version = if schema.facts.is_some() { SCHEMA_WITH_FACTS_VERSION } else { RECORD_VERSION };
+    let mut out = vec![version];
     out.extend_from_slice(&schema.fingerprint.0);
+    if let Some(facts) = &schema.facts {
+        out.push(facts.origin as u8);
+        out.extend_from_slice(&facts.as_of.0.to_be_bytes());
+        put_text(&mut out, &facts.table.to_json());
+    }
     out.extend_from_slice(&schema.schema.encode());
     out
 }
@@ -238,16 +251,28 @@ pub(crate) fn encode_schema(schema: &StoredSchema) -> Vec<u8> {
 /// Reads a schema version and checks it against its fingerprint.
 pub(crate) fn decode_schema(id: SchemaId, bytes: &[u8]) -> Result<StoredSchema, LogError> {
     let damaged = |reason: String| LogError::DamagedRecord { what: format!("schema {}", id.0), reason };
-    let (fingerprint, rest) = bytes
-        .strip_prefix(&[RECORD_VERSION])
-        .and_then(|rest| rest.split_first_chunk::<16>())
-        .ok_or_else(|| damaged("wrong version or length".into()))?;
-    let schema = TableSchema::decode(rest).map_err(|error| damaged(error.to_string()))?;
-    let fingerprint = Fingerprint(*fingerprint);
+    let wrong = || damaged("wrong version or length".into());
+    let (&version, rest) = bytes.split_first().ok_or_else(wrong)?;
+    let mut input = Input(rest);
+    let fingerprint = Fingerprint(input.take().ok_or_else(wrong)?);
+    let facts = match version {
+        RECORD_VERSION => None,
+        SCHEMA_WITH_FACTS_VERSION => Some(Arc::new(take_facts(&mut input).ok_or_else(wrong)?)),
+        _ => return Err(wrong()),
+    };
+    let schema = TableSchema::decode(input.0).map_err(|error| damaged(error.to_string()))?;
     if schema.fingerprint() != fingerprint {
         return Err(damaged("its content does not have its fingerprint".into()));
     }
-    Ok(StoredSchema { id, fingerprint, schema: schema.into() })
+    // Its version is its place among the others.
+    Ok(StoredSchema { id, fingerprint, schema: schema.into(), version: 0, facts })
+}
+
+fn take_facts(input: &mut Input<'_>) -> Option<RecordedFacts> {
+    let origin = FactsOrigin::from_code(input.u8()?)?;
+    let as_of = Lsn(input.u64()?);
+    let table = TableFacts::from_json(input.text()?).ok()?;
+    Some(RecordedFacts { origin, as_of, table })
 }
 
 fn encode_numbers(numbers: &[u64]) -> Vec<u8> {
@@ -260,23 +285,29 @@ fn encode_numbers(numbers: &[u64]) -> Vec<u8> {
 /// A setting's value.
 pub(crate) fn encode_setting(value: &str) -> Vec<u8> {
     let mut out = vec![RECORD_VERSION];
-    out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(value.as_bytes());
+    put_text(&mut out, value);
     out
 }
 
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
+    out.extend_from_slice(text.as_bytes());
+}
+
 pub(crate) fn decode_setting(bytes: &[u8]) -> Result<String, LogError> {
-    read("a setting", bytes, |input| {
-        let length = usize::try_from(input.u32()?).ok()?;
-        let (text, rest) = input.0.split_at_checked(length)?;
-        input.0 = rest;
-        std::str::from_utf8(text).ok().map(str::to_owned)
-    })
+    read("a setting", bytes, |input| input.text().map(str::to_owned))
 }
 
 struct Input<'a>(&'a [u8]);
 
-impl Input<'_> {
+impl<'a> Input<'a> {
+    fn text(&mut self) -> Option<&'a str> {
+        let length = usize::try_from(self.u32()?).ok()?;
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok()
+    }
+
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;
@@ -358,5 +389,25 @@ mod tests {
             assert!(decode_epoch(Epoch(2), &unknown).is_err(), "a reason nobody knows");
         }
         check(&"7d".to_owned(), &encode_setting("7d"), decode_setting);
+    }
+
+    #[test]
+    fn a_schema_comes_back_with_its_facts_or_without() {
+        let schema = TableSchema {
+            namespace: "shop".into(),
+            table: "orders".into(),
+            replica_identity: dbstreamd_model::ReplicaIdentity::Full,
+            columns: vec![],
+        };
+        let fingerprint = schema.fingerprint();
+        let table = TableFacts { primary_key: vec!["id".into()], comment: Some("\"x\"".into()), ..Default::default() };
+        let facts = RecordedFacts { origin: FactsOrigin::Ddl, as_of: Lsn(7), table };
+        let id = SchemaId(3);
+        for facts in [None, Some(Arc::new(facts))] {
+            let stored = StoredSchema { id, fingerprint, schema: Arc::new(schema.clone()), version: 0, facts };
+            let bytes = encode_schema(&stored);
+            assert_eq!(decode_schema(id, &bytes).unwrap(), stored);
+            (0..bytes.len()).for_each(|cut| assert!(decode_schema(id, &bytes[..cut]).is_err()));
+        }
     }
 }

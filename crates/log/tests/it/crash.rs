@@ -50,7 +50,7 @@ fn child_that_appends_until_it_is_killed() {
     runtime().block_on(async {
         let mut appender = log.appender(stream).unwrap();
         let resume = appender.begin_session().await.unwrap();
-        let schema = appender.schema(&schema("orders"));
+        let schema = appender.schema(&schema("orders"), None);
         let mut next = resume.next_offset.0;
         let mut marks = log.watch(stream).unwrap();
         loop {
@@ -145,7 +145,7 @@ fn a_copy_taken_while_the_log_is_open_and_torn_at_its_end_is_a_whole_beginning_o
     runtime().block_on(async {
         let mut appender = log.appender(stream).unwrap();
         appender.begin_session().await.unwrap();
-        let schema = appender.schema(&schema("orders"));
+        let schema = appender.schema(&schema("orders"), None);
         let mut next = 1;
         for _ in 0..300 {
             next = unit(&mut appender, next, schema);

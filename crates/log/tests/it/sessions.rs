@@ -202,11 +202,11 @@ fn schemas_keep_their_numbers_over_sessions_and_restarts() {
         writer.unit(TIME, &bodies(1, 1));
         writer.settle().await;
         // Introduced, and the session ends before anything uses it.
-        let unused = writer.appender.schema(&notes);
+        let unused = writer.appender.schema(&notes, None);
         assert_eq!(log.schemas(stream).len(), 2, "what is not durable is not shown");
         within(writer.appender.begin_session()).await.unwrap();
-        assert_eq!(writer.appender.schema(&notes), unused);
-        let ids = [&orders, &items, &notes].map(|schema| writer.appender.schema(schema));
+        assert_eq!(writer.appender.schema(&notes, None), unused);
+        let ids = [&orders, &items, &notes].map(|schema| writer.appender.schema(schema, None));
         writer.unit(TIME, &bodies(1, 1));
         writer.settle().await;
         ids

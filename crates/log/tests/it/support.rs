@@ -33,7 +33,14 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
 }
 
 pub(crate) fn schema(table: &str) -> Arc<TableSchema> {
-    let id = Column { name: "id".into(), type_name: "int8".into(), type_oid: 20, type_modifier: -1, in_identity: true };
+    let id = Column {
+        name: "id".into(),
+        type_name: "int8".into(),
+        type_oid: 20,
+        type_modifier: -1,
+        in_identity: true,
+        description: None,
+    };
     Arc::new(TableSchema {
         namespace: "shop".into(),
         table: table.into(),
@@ -95,7 +102,7 @@ impl Writer {
     pub(crate) async fn begin(log: &Log, stream: StreamId) -> Self {
         let mut appender = log.appender(stream).unwrap();
         let resume = appender.begin_session().await.unwrap();
-        let schemas = [schema("orders"), schema("items")].map(|s| (appender.schema(&s), s.fingerprint()));
+        let schemas = [schema("orders"), schema("items")].map(|s| (appender.schema(&s, None), s.fingerprint()));
         let lsn = resume.confirmed_through.0.max(1000);
         Self { appender, events: Vec::new(), units: Vec::new(), lsn, schemas }
     }

@@ -79,8 +79,14 @@ impl Bench {
     }
 
     async fn commit(&mut self, events: usize) {
-        let column =
-            Column { name: "id".into(), type_name: "text".into(), type_oid: 25, type_modifier: -1, in_identity: true };
+        let column = Column {
+            name: "id".into(),
+            type_name: "text".into(),
+            type_oid: 25,
+            type_modifier: -1,
+            in_identity: true,
+            description: None,
+        };
         let schema = TableSchema {
             namespace: "shop".into(),
             table: "orders".into(),
@@ -88,7 +94,7 @@ impl Bench {
             columns: vec![column],
         };
         let wanted = self.delivery.log.watermarks(self.delivery.stream).unwrap().visible.advance(events as u64);
-        let schema = self.appender.schema(&Arc::new(schema));
+        let schema = self.appender.schema(&Arc::new(schema), None);
         self.lsn += 10;
         self.appender.begin_unit(UnitHead { commit_lsn: Lsn(self.lsn), commit_time: Timestamp(1), xid: 1 });
         for _ in 0..events {

@@ -1,5 +1,6 @@
 //! What is written by hand must be what prost would write.
 
+use bytes::Bytes;
 use std::sync::Arc;
 
 use dbstreamd_log::StoredSchema;
@@ -151,6 +152,7 @@ impl Sample {
                     },
                 })
                 .collect(),
+            ..Default::default()
         };
         let is_row = !matches!(self.op, Op::Truncate | Op::Message);
         let before = if is_row { self.before() } else { None };
@@ -178,6 +180,7 @@ impl Sample {
                 prefix: self.prefix.clone(),
                 content: self.content.clone().into(),
             }),
+            schema_change: None,
         }
     }
 }
@@ -189,7 +192,13 @@ fn stored() -> StoredSchema {
         replica_identity: ReplicaIdentity::Default,
         columns: Vec::new(),
     };
-    StoredSchema { id: SchemaId(1), fingerprint: schema.fingerprint(), schema: Arc::new(schema) }
+    StoredSchema {
+        id: SchemaId(1),
+        fingerprint: schema.fingerprint(),
+        schema: Arc::new(schema),
+        version: 1,
+        facts: None,
+    }
 }
 
 proptest! {

@@ -39,6 +39,7 @@ pub(super) fn table(name: &str) -> Arc<TableSchema> {
         type_oid: 25,
         type_modifier: -1,
         in_identity,
+        description: None,
     };
     Arc::new(TableSchema {
         namespace: "shop".into(),
@@ -102,7 +103,7 @@ impl Fixture {
         let visible = self.log.watermarks(self.stream).unwrap().visible;
         self.appender.begin_unit(UnitHead { commit_lsn, commit_time: Timestamp(1_700_000_000_000_000), xid: 7 });
         for (schema, body) in rows {
-            let schema = self.appender.schema(schema);
+            let schema = self.appender.schema(schema, None);
             self.appender.append(Op::Insert, Some(schema), body);
         }
         self.appender.end_unit(Lsn(self.next_lsn + 50));

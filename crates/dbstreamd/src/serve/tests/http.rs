@@ -65,7 +65,7 @@ async fn health_metrics_and_streams_say_what_is() {
     let streams = client.list_streams(proto::ListStreamsRequest {}).await.unwrap().into_inner().streams;
     assert_eq!((streams[0].visible_offset, streams[0].trim_point, streams[0].slot.as_str()), (3, 1, "the_slot"));
     let fingerprint = bytes::Bytes::copy_from_slice(&orders.fingerprint().0);
-    let ask = |fingerprint| proto::GetSchemaRequest { stream: "shop".into(), fingerprint };
+    let ask = |fingerprint| proto::GetSchemaRequest { stream: "shop".into(), fingerprint, ..Default::default() };
     assert_eq!(client.get_schema(ask(fingerprint)).await.unwrap().into_inner().table, "orders");
     assert_eq!(client.get_schema(ask(vec![0; 16].into())).await.unwrap_err().code(), tonic::Code::NotFound);
     assert_eq!(client.get_schema(ask(vec![0; 3].into())).await.unwrap_err().code(), tonic::Code::InvalidArgument);
