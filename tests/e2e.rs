@@ -41,6 +41,8 @@ mod ordering;
 mod other_history;
 #[path = "e2e/resuming.rs"]
 mod resuming;
+#[path = "e2e/schemas.rs"]
+mod schemas;
 #[path = "e2e/short_of_space.rs"]
 mod short_of_space;
 #[path = "e2e/slot_guard.rs"]

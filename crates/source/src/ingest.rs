@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use dbstreamd_log::{Appender, Credit, CreditShare, Failpoint, Pump, Resume, Space, UnitHead};
-use dbstreamd_model::{Fingerprint, Lsn, Op, SchemaId, Timestamp};
+use dbstreamd_model::{Fingerprint, Lsn, Op, SchemaId, TableSchema, Timestamp};
 use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::SourceError;
 use crate::resent::{ResentUnit, ResentUnits};
 use crate::status::{State, StreamStatus};
-use crate::{Change, Progress, Session, SourceReader};
+use crate::{Catalog, Change, Progress, Session, SourceReader};
 
 /// How long a polite end may take: to make the rest durable, and to confirm it.
 const CLOSING_MAX: Duration = Duration::from_secs(10);
@@ -54,6 +54,7 @@ enum OpenUnit {
 /// One session's ingest.
 pub(crate) struct Ingest<'a> {
     reader: Box<dyn SourceReader>,
+    catalog: Box<dyn Catalog>,
     confirmer: JoinHandle<Result<(), SourceError>>,
     closing: CancellationToken,
     received: watch::Sender<Lsn>,
@@ -93,6 +94,7 @@ impl<'a> Ingest<'a> {
         let confirmer = tokio::spawn(session.confirmer.run(progress));
         Self {
             reader: session.reader,
+            catalog: session.catalog,
             confirmer,
             closing,
             received,
@@ -245,8 +247,8 @@ impl<'a> Ingest<'a> {
                     reached = Some(end_lsn);
                 }
                 Change::Schema { relation, schema } => {
-                    let id = self.appender.schema(&schema, None);
-                    self.tables.learn(relation, Table { id, fingerprint: schema.fingerprint() });
+                    let table = self.table(relation, &schema).await?;
+                    self.tables.learn(relation, table);
                 }
                 Change::Idle { wal_end, reply_requested } => {
                     raise(&self.status.source_lsn, wal_end);
@@ -255,6 +257,7 @@ impl<'a> Ingest<'a> {
                         self.appender.idle(wal_end, reply_requested);
                         reached = Some(wal_end);
                     }
+                    self.catalog.rest().await;
                 }
             }
         }
@@ -271,6 +274,17 @@ impl<'a> Ingest<'a> {
             });
         }
         Ok(())
+    }
+
+    /// The schema version that is announced: one the stream has, or a new one, which the catalog is asked about once.
+    async fn table(&mut self, relation: u32, announced: &TableSchema) -> Result<Table, SourceError> {
+        if let Some(known) = self.appender.announced(announced) {
+            return Ok(Table { id: known.id, fingerprint: known.fingerprint });
+        }
+        let described = self.catalog.describe(relation, announced).await?;
+        let fingerprint = described.schema.fingerprint();
+        let id = self.appender.schema(&described.schema, described.facts);
+        Ok(Table { id, fingerprint })
     }
 
     /// Whether the source may forget its history up to `wal_end`, below which it has nothing for us.

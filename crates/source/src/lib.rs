@@ -6,6 +6,7 @@
 //!
 //! This crate knows nothing of consumers, sinks, configuration files or HTTP.
 
+mod catalog;
 mod change;
 mod control;
 mod epochs;
@@ -17,6 +18,7 @@ mod retry;
 mod run;
 mod status;
 
+pub use catalog::{Catalog, Described};
 pub use change::Change;
 pub use control::{Control, Goal, PauseNote, Wish};
 pub use epochs::{HistoryBreak, OnGap, OnLostSlot};
@@ -83,6 +85,8 @@ pub struct Session {
     pub reader: Box<dyn SourceReader>,
     /// Acknowledgements, on a task of their own.
     pub confirmer: Box<dyn Confirmer>,
+    /// What changes do not say of their tables.
+    pub catalog: Box<dyn Catalog>,
     /// The source will send again, in order, every unit that commits at or after this position.
     pub resends_from: Lsn,
     /// Whose history it is; it continues the log's, as far as can be known before reading, unless `broken` says how not.

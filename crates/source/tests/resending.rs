@@ -14,8 +14,8 @@ use bytes::Bytes;
 use dbstreamd_log::{CreditWindow, EpochReason, Log, LogOptions, Resume, StartAt, UnitHead};
 use dbstreamd_model::{Column, Lsn, Op, ReplicaIdentity, StreamName, TableSchema, Timestamp};
 use dbstreamd_source::{
-    Change, Confirmer, OnGap, Progress, RetryPolicy, Session, Source, SourceError, SourceReader, State, StreamStatus,
-    run,
+    Catalog, Change, Confirmer, Described, OnGap, Progress, RetryPolicy, Session, Source, SourceError, SourceReader,
+    State, StreamStatus, run,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -67,11 +67,22 @@ impl Source for Scripted {
             identity: dbstreamd_log::SourceIdentity { system_id: 1, timeline: 1 },
             reader: Box::new(ScriptedReader { changes, flaps, confirmers: Arc::clone(&confirmers) }),
             confirmer: Box::new(Silent(confirmers)),
+            catalog: Box::new(NoCatalog),
             resends_from: Lsn(self.resends_from),
             source_end: Lsn(self.resends_from),
             broken: None,
             common_through: Lsn(u64::MAX),
         })
+    }
+}
+
+/// Has nothing to add to what is announced.
+struct NoCatalog;
+
+#[async_trait]
+impl Catalog for NoCatalog {
+    async fn describe(&mut self, _relation: u32, announced: &TableSchema) -> Result<Described, SourceError> {
+        Ok(Described { schema: Arc::new(announced.clone()), facts: None })
     }
 }
 

@@ -10,6 +10,7 @@
 //! system calls that no safe crate offers.
 
 mod auth;
+mod catalog;
 mod connection;
 mod continuity;
 mod decode;
@@ -25,6 +26,7 @@ mod secret;
 pub mod setup;
 mod socket;
 mod source;
+mod structure;
 mod tcp;
 mod tls;
 mod wal;

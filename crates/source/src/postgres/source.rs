@@ -9,6 +9,7 @@ use dbstreamd_log::{Failpoint, Resume};
 use dbstreamd_model::{Lsn, StreamName};
 use tokio::sync::Notify;
 
+use super::catalog::PgCatalog;
 use super::continuity::{self, Verdict};
 use super::decode::Decoder;
 use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, guard, setup};
@@ -99,6 +100,7 @@ impl Source for PostgresSource {
                 silence_max: settings.receive_timeout,
             }),
             confirmer: Box::new(PgConfirmer { feedback, asked, status_interval }),
+            catalog: Box::new(PgCatalog::new(settings.name.clone(), settings.connect.clone())),
             resends_from: slot_lsn,
             identity,
             broken,

@@ -1,0 +1,33 @@
+//! What changes do not say of their tables: asked of the source when a table is announced as its stream has not seen it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dbstreamd_model::{RecordedFacts, TableSchema};
+
+use crate::SourceError;
+
+/// A source's catalog, over a connection of its own.
+///
+/// It is asked at some time after the change that it explains. So it may be asked only for what cannot have changed
+/// since (what kind of type an OID is), and for facts, which say as of when they are true.
+#[async_trait]
+pub trait Catalog: Send {
+    /// Describes the types that are not the source's own, and the table.
+    ///
+    /// # Errors
+    /// When types would have to be looked up and the source cannot be asked.
+    async fn describe(&mut self, relation: u32, announced: &TableSchema) -> Result<Described, SourceError>;
+
+    /// Called now and then while there is nothing to ask: a connection may be let go.
+    async fn rest(&mut self) {}
+}
+
+/// A table as it was announced, with what its source's catalog adds.
+#[derive(Debug, Clone)]
+pub struct Described {
+    /// With the descriptions of its columns' types.
+    pub schema: Arc<TableSchema>,
+    /// None when the table is gone, has other columns by now, or the source would not say.
+    pub facts: Option<Arc<RecordedFacts>>,
+}

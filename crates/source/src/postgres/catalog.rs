@@ -1,0 +1,218 @@
+//! PostgreSQL's catalog, asked for the kinds of types and the facts of tables that a stream sees for the first time.
+//!
+//! A type's kind, an array's element, a range's subtype and a domain's base do not change as long as its OID exists,
+//! so a later look tells what they were. Everything else comes back as facts, with the WAL position of the look.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dbstreamd_model::{
+    Column, FactsOrigin, Lsn, RecordedFacts, StreamName, TableFacts, TableSchema, TypeDescription, TypeKind,
+};
+use tokio::time::Instant;
+
+use super::{ConnectOptions, Connection, PgError, Row, SessionKind};
+use crate::SourceError;
+use crate::catalog::{Catalog, Described};
+
+/// Types below are PostgreSQL's own, the same on every server (`FirstGenbkiObjectId`).
+const FOREIGN_FROM_OID: u32 = 10_000;
+
+/// A question is answered within this, or not at all: a table may be locked, and the stream waits meanwhile.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How long the connection stays open without a question.
+const REST_AFTER: Duration = Duration::from_secs(10);
+
+/// Types inside types that are followed; PostgreSQL has no limit, but nobody has reached ten.
+const NESTED_MAX: usize = 16;
+
+/// A change can be seen here before a query sees it, while its commit waits for a synchronous standby. What is missing is
+/// then looked for again.
+const LOOKS_MAX: u32 = 10;
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// One source's catalog.
+pub(super) struct PgCatalog {
+    stream: StreamName,
+    connect: ConnectOptions,
+    connection: Option<(Connection, Instant)>,
+}
+
+impl PgCatalog {
+    pub(super) fn new(stream: StreamName, connect: ConnectOptions) -> Self {
+        Self { stream, connect, connection: None }
+    }
+
+    async fn ask(&mut self, sql: &str) -> Result<Vec<Row>, PgError> {
+        let mut connection = match self.connection.take() {
+            Some((connection, _)) => connection,
+            None => {
+                let mut connection = Connection::connect(&self.connect, SessionKind::Ordinary).await?;
+                connection.simple_query(&format!("SET statement_timeout = {}", ANSWER_MAX.as_millis())).await?;
+                connection
+            }
+        };
+        let answer = connection.simple_query(sql).await;
+        // After a lost connection the next question makes a new one.
+        if answer.as_ref().err().is_none_or(|error| error.sqlstate().is_some()) {
+            self.connection = Some((connection, Instant::now()));
+        }
+        answer
+    }
+
+    /// The types with these OIDs, and those inside them.
+    async fn types(&mut self, oids: &[u32]) -> Result<HashMap<u32, TypeRow>, PgError> {
+        let mut looks = 0;
+        loop {
+            let rows = self.ask(&types_sql(oids)).await?;
+            let types: HashMap<_, _> = rows.iter().filter_map(TypeRow::read).collect();
+            looks += 1;
+            if looks == LOOKS_MAX || oids.iter().all(|oid| types.contains_key(oid)) || !self.commits_wait().await? {
+                return Ok(types);
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Whether commits wait for a standby, so that what is in the WAL may not be visible yet.
+    async fn commits_wait(&mut self) -> Result<bool, PgError> {
+        let rows = self.ask("SELECT pg_catalog.current_setting('synchronous_standby_names') <> ''").await?;
+        Ok(rows.first().and_then(|row| row.first()?.as_deref()) == Some("t"))
+    }
+
+    async fn facts(&mut self, relation: u32, announced: &TableSchema) -> Result<Option<RecordedFacts>, PgError> {
+        let rows = self.ask(&super::structure::facts_sql(relation)).await?;
+        let field = |index: usize| rows.first()?.get(index)?.as_deref();
+        let (Some(as_of), Some(json)) = (field(0).and_then(|lsn| lsn.parse::<Lsn>().ok()), field(1)) else {
+            return Ok(None);
+        };
+        let table = TableFacts::from_json(json).map_err(|error| {
+            PgError::protocol(format!("the catalog described a table in a form that cannot be read: {error}"))
+        })?;
+        let fits = announced.columns.iter().all(|column| {
+            table.columns.iter().any(|fact| {
+                fact.name == column.name
+                    && fact.type_oid == column.type_oid
+                    && fact.type_modifier == column.type_modifier
+            })
+        });
+        Ok(fits.then_some(RecordedFacts { origin: FactsOrigin::Catalog, as_of, table }))
+    }
+}
+
+#[async_trait]
+impl Catalog for PgCatalog {
+    async fn describe(&mut self, relation: u32, announced: &TableSchema) -> Result<Described, SourceError> {
+        let mut schema = announced.clone();
+        let foreign: Vec<u32> =
+            schema.columns.iter().map(|column| column.type_oid).filter(|&oid| is_foreign(oid)).collect();
+        if !foreign.is_empty() {
+            let types = self.types(&foreign).await?;
+            for column in schema.columns.iter_mut().filter(|column| is_foreign(column.type_oid)) {
+                column.description = Some(describe(column, &types));
+            }
+        }
+        let facts = match self.facts(relation, announced).await {
+            Ok(facts) => facts.map(Arc::new),
+            Err(error) => {
+                let (schema, table) = (&announced.namespace, &announced.table);
+                tracing::warn!(stream = %self.stream, %error, "the catalog would not describe table {schema}.{table}: its new schema version is kept without keys, defaults and comments");
+                None
+            }
+        };
+        Ok(Described { schema: Arc::new(schema), facts })
+    }
+
+    async fn rest(&mut self) {
+        if self.connection.as_ref().is_some_and(|(_, used)| used.elapsed() >= REST_AFTER)
+            && let Some((connection, _)) = self.connection.take()
+        {
+            connection.close().await;
+        }
+    }
+}
+
+const fn is_foreign(oid: u32) -> bool {
+    oid >= FOREIGN_FROM_OID
+}
+
+/// Per type: oid, namespace, name, what it is, its delimiter, the type inside.
+fn types_sql(oids: &[u32]) -> String {
+    let oids = oids.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    format!(
+        "WITH RECURSIVE wanted(oid) AS ( \
+           SELECT pg_catalog.unnest('{{{oids}}}'::pg_catalog.oid[]) \
+           UNION \
+           SELECT kind.inside FROM wanted JOIN kinds kind ON kind.oid = wanted.oid WHERE kind.inside <> 0 \
+         ), kinds AS ( \
+           SELECT t.oid, n.nspname, t.typname, t.typdelim, \
+             CASE WHEN t.typelem <> 0 AND t.typsubscript = 'pg_catalog.array_subscript_handler'::pg_catalog.regproc \
+                    AND t.typcategory = 'A' THEN 'a' ELSE t.typtype END AS kind, \
+             CASE WHEN t.typtype = 'd' THEN t.typbasetype \
+                  WHEN t.typtype IN ('r', 'm') THEN r.rngsubtype \
+                  WHEN t.typcategory = 'A' THEN t.typelem ELSE 0 END AS inside \
+           FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace \
+           LEFT JOIN pg_catalog.pg_range r ON t.oid IN (r.rngtypid, r.rngmultitypid) \
+         ) \
+         SELECT kinds.oid, nspname, typname, kind, typdelim, inside FROM kinds JOIN wanted ON wanted.oid = kinds.oid"
+    )
+}
+
+struct TypeRow {
+    name: String,
+    kind: u8,
+    delimiter: u8,
+    inside: u32,
+}
+
+impl TypeRow {
+    fn read(row: &Row) -> Option<(u32, Self)> {
+        let field = |index: usize| row.get(index)?.as_deref();
+        let name = match (field(1)?, field(2)?) {
+            ("pg_catalog", name) => name.to_owned(),
+            (namespace, name) => format!("{namespace}.{name}"),
+        };
+        let letter = |index: usize| field(index).and_then(|text| text.bytes().next());
+        let read = Self { name, kind: letter(3)?, delimiter: letter(4)?, inside: field(5)?.parse().ok()? };
+        Some((field(0)?.parse().ok()?, read))
+    }
+}
+
+/// A column's type. It keeps the name it was announced under, unless it is a domain, which is announced as its base.
+fn describe(column: &Column, types: &HashMap<u32, TypeRow>) -> TypeDescription {
+    let mut description = description(column.type_oid, types, NESTED_MAX);
+    if !matches!(description.kind, TypeKind::Domain(_)) {
+        description.name.clone_from(&column.type_name);
+    }
+    // A domain that is gone was announced as its base, and PostgreSQL's own types have bare names.
+    if description.kind == TypeKind::Unknown && !column.type_name.contains('.') {
+        description.kind = TypeKind::Base;
+    }
+    description
+}
+
+fn description(oid: u32, types: &HashMap<u32, TypeRow>, deeper_max: usize) -> TypeDescription {
+    let found = deeper_max.checked_sub(1).and_then(|deeper_max| Some((types.get(&oid)?, deeper_max)));
+    let Some((found, deeper_max)) = found else {
+        return TypeDescription { name: String::new(), kind: TypeKind::Unknown };
+    };
+    let inner = || Box::new(description(found.inside, types, deeper_max));
+    let kind = match found.kind {
+        // PostgreSQL's own say by their names what they are.
+        _ if !is_foreign(oid) => TypeKind::Base,
+        b'e' => TypeKind::Enum,
+        b'c' => TypeKind::Composite,
+        b'd' => TypeKind::Domain(inner()),
+        b'r' => TypeKind::Range(inner()),
+        b'm' => TypeKind::Multirange(inner()),
+        b'a' => {
+            let delimiter = types.get(&found.inside).map_or(b',', |element| element.delimiter);
+            TypeKind::Array { delimiter, element: inner() }
+        }
+        _ => TypeKind::Base,
+    };
+    TypeDescription { name: found.name.clone(), kind }
+}
