@@ -78,6 +78,21 @@ pub enum LogError {
         /// What does not fit.
         reason: String,
     },
+    /// Events whose schema version is not among the log's records. They are never served: nothing says what is in them.
+    #[error(
+        "stream {stream}: events {first} to {last} use schema version number {schema}, whose record is damaged or gone; the source is asked for its tables, and a table that is proven to be the one puts it back; otherwise restore the data directory from a copy, or skip them with dbstreamd resume {stream} --skip-to {next}",
+        next = last.next()
+    )]
+    SchemaUnknown {
+        /// The stream's name.
+        stream: String,
+        /// The version's number in the stream.
+        schema: u32,
+        /// First offset that cannot be read.
+        first: Offset,
+        /// Last offset of the chunk that cannot be read.
+        last: Offset,
+    },
     /// A record beside the events is damaged.
     #[error("the log's record of {what} is damaged ({reason}): restore the data directory from a copy")]
     DamagedRecord {

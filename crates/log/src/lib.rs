@@ -57,7 +57,7 @@ pub use log::{
 };
 pub use metrics::LogMetrics;
 pub use options::{FreeSpace, LogOptions, Retention};
-pub use read::{READ_AHEAD_BYTES_MAX, Reader, StartAt, UnitCursor, UnitRecord};
+pub use read::{READ_AHEAD_BYTES_MAX, Reader, SchemaCandidate, StartAt, UnitCursor, UnitRecord};
 pub use schemas::StoredSchema;
 pub use store::SourceIdentity;
 pub use tunables::Tunables;

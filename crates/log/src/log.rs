@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use dbstreamd_model::{ConsumerName, Epoch, Fingerprint, Lsn, Offset, StreamId, StreamName, TableSchema, Timestamp};
+use dbstreamd_model::{ConsumerName, Epoch, Lsn, Offset, StreamId, StreamName, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -18,7 +18,6 @@ use crate::holds::{ConsumerState, HoldChange, Known};
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
 use crate::read::{self, READ_AHEAD_BYTES_MAX, Reader, StartAt};
-use crate::schemas::StoredSchema;
 use crate::shared::{Closer, Shared};
 use crate::stream::Stream;
 use crate::tunables::Tunables;
@@ -37,7 +36,7 @@ pub const SETTING_VALUE_BYTES_MAX: usize = 4096;
 /// The log. Clones are the same log; when the last one goes, it is closed.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     closer: Arc<Closer>,
 }
 
@@ -259,18 +258,6 @@ impl Log {
     /// The epoch that `offset` belongs to, or, when it is yet to come, would belong to now.
     pub fn epoch_at(&self, stream: StreamId, offset: Offset) -> Epoch {
         self.shared.stream(stream).map_or(Epoch::FIRST, |stream| stream.layout.read().epoch_of(offset).0)
-    }
-
-    /// All schema versions of a stream, oldest first.
-    pub fn schemas(&self, stream: StreamId) -> Vec<StoredSchema> {
-        self.shared.stream(stream).map(|stream| stream.schemas.read().all().to_vec()).unwrap_or_default()
-    }
-
-    /// The schema version of this content.
-    pub fn schema(&self, stream: StreamId, fingerprint: Fingerprint) -> Option<Arc<TableSchema>> {
-        let stream = self.shared.stream(stream).ok()?;
-        let schemas = stream.schemas.read();
-        schemas.find(fingerprint).map(|stored| Arc::clone(&stored.schema))
     }
 
     /// Stores that a consumer has everything up to `offset`.

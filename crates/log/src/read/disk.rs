@@ -53,8 +53,15 @@ struct Run {
     chunks: Vec<Arc<Chunk>>,
     bytes: usize,
     /// A chunk that does not fit: where it ends, and why.
-    failed: Option<(Offset, String)>,
+    failed: Option<(Offset, Failure)>,
     scan_error: Option<LogError>,
+}
+
+/// What is wrong with a chunk.
+enum Failure {
+    /// It uses a schema version that is not known.
+    Schema(u32),
+    Damage(String),
 }
 
 /// Scans from the key of `seek` on for chunks from the one that holds `from` on.
@@ -115,12 +122,12 @@ pub(super) fn header_at(
 ) -> Result<ChunkHeader, LogError> {
     let place = locate(stream, offset, through)?;
     let mut found = None;
-    let mut failed = None;
+    let mut failed: Option<(Offset, Failure)> = None;
     let scanned = store.scan(place.partition, place.key(stream, offset), place.through, true, |key, value| {
         match peek(&key, value) {
             Ok(header) if header.first_offset <= offset.0 => found = Some(header),
-            Ok(_) => failed = Some((key.last_offset, "chunks before it are missing".into())),
-            Err(error) => failed = Some((key.last_offset, error.to_string())),
+            Ok(_) => failed = Some((key.last_offset, Failure::Damage("chunks before it are missing".into()))),
+            Err(error) => failed = Some((key.last_offset, error.into())),
         }
         ControlFlow::Break(())
     });
@@ -139,14 +146,14 @@ pub(crate) fn verify_newest(store: &Store, stream: &Stream) -> Result<(), LogErr
         Err(error) => return Err(explain(store, stream, visible, &place, None, Some(error))),
     };
     let registry = Arc::clone(&stream.schemas.read());
-    let reason = match &newest {
-        None => Some("it is missing".to_owned()),
+    let failure = match &newest {
+        None => Some(Failure::Damage("it is missing".to_owned())),
         Some((key, _)) if key.last_offset != visible => {
-            Some(format!("the newest chunk ends at offset {}", key.last_offset))
+            Some(Failure::Damage(format!("the newest chunk ends at offset {}", key.last_offset)))
         }
-        Some((key, value)) => decode(key, value, &registry).err().map(|error| error.to_string()),
+        Some((key, value)) => decode(key, value, &registry).err().map(Failure::from),
     };
-    reason.map_or(Ok(()), |reason| Err(explain(store, stream, visible, &place, Some((visible, reason)), None)))
+    failure.map_or(Ok(()), |failure| Err(explain(store, stream, visible, &place, Some((visible, failure)), None)))
 }
 
 fn locate(stream: &Stream, from: Offset, through: Offset) -> Result<Place, LogError> {
@@ -169,10 +176,35 @@ impl Place {
 }
 
 /// The chunk must hold the offset that is wanted, and the ones after it must follow without a gap.
-fn checked(decoded: Result<Chunk, FrameError>, expected: Offset, first: bool) -> Result<Chunk, String> {
-    let chunk = decoded.map_err(|error| error.to_string())?;
+fn checked(decoded: Result<Chunk, FrameError>, expected: Offset, first: bool) -> Result<Chunk, Failure> {
+    let chunk = decoded?;
     let follows = if first { chunk.first_offset <= expected } else { chunk.first_offset == expected };
-    if follows { Ok(chunk) } else { Err("chunks before it are missing".into()) }
+    if follows { Ok(chunk) } else { Err(Failure::Damage("chunks before it are missing".into())) }
+}
+
+impl From<FrameError> for Failure {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::UnknownSchema(id) => Self::Schema(id),
+            other => Self::Damage(other.to_string()),
+        }
+    }
+}
+
+/// The chunk that holds `offset`, as it is stored; for who wants to find out what it is.
+pub(super) fn raw_at(
+    store: &Store,
+    stream: &Stream,
+    offset: Offset,
+    through: Offset,
+) -> Result<Option<(ChunkKey, Vec<u8>)>, LogError> {
+    let place = locate(stream, offset, through)?;
+    let mut found = None;
+    store.scan(place.partition, place.key(stream, offset), place.through, false, |key, value| {
+        found = Some((key, value.to_vec()));
+        ControlFlow::Break(())
+    })?;
+    Ok(found)
 }
 
 /// How RocksDB's messages about bytes that are not what was written begin (`Status::ToString`).
@@ -184,7 +216,7 @@ fn explain(
     stream: &Stream,
     from: Offset,
     place: &Place,
-    failed: Option<(Offset, String)>,
+    failed: Option<(Offset, Failure)>,
     scan_error: Option<LogError>,
 ) -> LogError {
     let trim_point = stream.layout.read().trim.point;
@@ -192,7 +224,12 @@ fn explain(
         return LogError::OffsetTrimmed { requested: from, trim_point };
     }
     let (last, reason) = match (failed, scan_error) {
-        (Some((last, reason)), _) => (last, reason),
+        (Some((last, Failure::Schema(schema))), _) => {
+            let error = LogError::SchemaUnknown { stream: stream.name.to_string(), schema, first: from, last };
+            stream.damage.keep(&error);
+            return error;
+        }
+        (Some((last, Failure::Damage(reason))), _) => (last, reason),
         // RocksDB's own checksums; anything else (no descriptors left, say) passes and is no damage.
         (None, Some(LogError::Store { reason, .. })) if reason.starts_with(CORRUPTION) => {
             (damage_end(store, stream, from, place), reason)

@@ -6,6 +6,7 @@
 mod cursor;
 mod disk;
 mod reader;
+mod restore;
 mod seek;
 
 use dbstreamd_model::{Lsn, Offset, Timestamp};
@@ -13,6 +14,8 @@ use dbstreamd_model::{Lsn, Offset, Timestamp};
 pub use cursor::{UnitCursor, UnitRecord};
 pub(crate) use disk::{chunk_at, verify_newest};
 pub use reader::{READ_AHEAD_BYTES_MAX, Reader};
+pub use restore::SchemaCandidate;
+pub(crate) use restore::identify;
 pub(crate) use seek::start_offset;
 
 /// Where a reader starts.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dbstreamd_model::{ConsumerName, Epoch, StreamId, StreamName};
+use dbstreamd_model::{ConsumerName, Epoch, SchemaId, StreamId, StreamName};
 
 use super::records::{self, Committed, Entry, Partition, SourceIdentity, StreamState, Trim};
 use super::{Batch, MetaKey, PartitionSeq, Store};
@@ -36,6 +36,9 @@ pub(crate) struct LoadedStream {
 pub(super) fn load(store: &Store) -> Result<Loaded, LogError> {
     let mut loaded = Loaded::default();
     store.records(|key, value| take_record(&mut loaded, key, value))?;
+    for stream in loaded.streams.values_mut() {
+        stream.schemas.expect_through(stream.state.schemas);
+    }
     finish_drops(store, &mut loaded)?;
     remove_orphans(store, &loaded)?;
     for stream in loaded.streams.values() {
@@ -62,9 +65,10 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
         }
         MetaKey::Schema(id, schema) => {
             let decoded = records::decode_schema(schema, value)?;
-            if !loaded.stream(id)?.schemas.insert(decoded) {
-                return Err(damaged(format!("schema {}", schema.0), "the one before it is missing"));
-            }
+            let schemas = &mut loaded.stream(id)?.schemas;
+            // Only events that use a damaged one cannot be read.
+            schemas.expect_through(if decoded.is_some() { SchemaId(schema.0.saturating_sub(1)) } else { schema });
+            decoded.map(|decoded| schemas.insert(decoded));
         }
         MetaKey::Consumer(id, name) => {
             let name = name.parse().map_err(|_| damaged(format!("consumer {name:?}"), "its name is not a name"))?;

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use dbstreamd_model::{
-    Epoch, FactsOrigin, Fingerprint, Lsn, Offset, RecordedFacts, SchemaId, TableFacts, TableSchema, Timestamp,
+    Epoch, FactsOrigin, Fingerprint, Lsn, Offset, RecordedFacts, SchemaDecodeError, SchemaId, TableFacts, TableSchema,
+    Timestamp,
 };
 
 use crate::epochs::{EpochReason, EpochRecord};
@@ -15,6 +16,9 @@ use crate::schemas::StoredSchema;
 
 /// First byte of every record.
 const RECORD_VERSION: u8 = 1;
+
+/// First byte of a stream's state since it counts schema versions.
+const STATE_VERSION: u8 = 2;
 
 /// First byte of a schema that comes with facts.
 const SCHEMA_WITH_FACTS_VERSION: u8 = 2;
@@ -35,6 +39,8 @@ pub(crate) struct StreamState {
     pub(crate) confirmed_through: Lsn,
     /// Bytes of all chunks ever written, as stored.
     pub(crate) bytes: u64,
+    /// The highest number given to a schema version; 0 in records of version 1, which did not say.
+    pub(crate) schemas: SchemaId,
 }
 
 impl StreamState {
@@ -48,21 +54,23 @@ impl StreamState {
         commit_time_max: Timestamp(i64::MIN),
         confirmed_through: Lsn::ZERO,
         bytes: 0,
+        schemas: SchemaId(0),
     };
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = vec![RECORD_VERSION];
+        let mut out = vec![STATE_VERSION];
         out.extend_from_slice(&self.epoch.0.to_be_bytes());
         let times = [self.visible_commit_time, self.commit_time_max].map(|time| time.0.cast_unsigned());
         let [newest, max] = times;
         let numbers =
             [self.durable.0, self.visible.0, self.visible_lsn.0, newest, max, self.confirmed_through.0, self.bytes];
         numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+        out.extend_from_slice(&self.schemas.0.to_be_bytes());
         out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
-        read("a stream's state", bytes, |input| {
+        read_versions("a stream's state", bytes, STATE_VERSION, |version, input| {
             let state = Self {
                 epoch: Epoch(input.u32()?),
                 durable: Offset(input.u64()?),
@@ -72,6 +80,7 @@ impl StreamState {
                 commit_time_max: Timestamp(input.u64()?.cast_signed()),
                 confirmed_through: Lsn(input.u64()?),
                 bytes: input.u64()?,
+                schemas: SchemaId(if version < STATE_VERSION { 0 } else { input.u32()? }),
             };
             (state.visible <= state.durable).then_some(state)
         })
@@ -248,24 +257,33 @@ pub(crate) fn encode_schema(schema: &StoredSchema) -> Vec<u8> {
     out
 }
 
-/// Reads a schema version and checks it against its fingerprint.
-pub(crate) fn decode_schema(id: SchemaId, bytes: &[u8]) -> Result<StoredSchema, LogError> {
-    let damaged = |reason: String| LogError::DamagedRecord { what: format!("schema {}", id.0), reason };
-    let wrong = || damaged("wrong version or length".into());
-    let (&version, rest) = bytes.split_first().ok_or_else(wrong)?;
-    let mut input = Input(rest);
-    let fingerprint = Fingerprint(input.take().ok_or_else(wrong)?);
-    let facts = match version {
-        RECORD_VERSION => None,
-        SCHEMA_WITH_FACTS_VERSION => Some(Arc::new(take_facts(&mut input).ok_or_else(wrong)?)),
-        _ => return Err(wrong()),
-    };
-    let schema = TableSchema::decode(input.0).map_err(|error| damaged(error.to_string()))?;
-    if schema.fingerprint() != fingerprint {
-        return Err(damaged("its content does not have its fingerprint".into()));
+/// Reads a schema version and checks it against its fingerprint; none when it is damaged.
+///
+/// # Errors
+/// When a newer version of this program wrote it.
+pub(crate) fn decode_schema(id: SchemaId, bytes: &[u8]) -> Result<Option<StoredSchema>, LogError> {
+    let newer = |reason: String| Err(LogError::DamagedRecord { what: format!("schema {}", id.0), reason });
+    let Some((&version, rest)) = bytes.split_first() else { return Ok(None) };
+    if version > SCHEMA_WITH_FACTS_VERSION {
+        return newer(format!("its version {version} is not known to this version"));
     }
-    // Its version is its place among the others.
-    Ok(StoredSchema { id, fingerprint, schema: schema.into(), version: 0, facts })
+    let mut input = Input(rest);
+    let Some(fingerprint) = input.take().map(Fingerprint) else { return Ok(None) };
+    let facts = match version {
+        SCHEMA_WITH_FACTS_VERSION => match take_facts(&mut input) {
+            Some(facts) => Some(Arc::new(facts)),
+            None => return Ok(None),
+        },
+        _ => None,
+    };
+    match TableSchema::decode(input.0) {
+        // Its version is its place among the others.
+        Ok(schema) if schema.fingerprint() == fingerprint => {
+            Ok(Some(StoredSchema { id, fingerprint, schema: schema.into(), version: 0, facts }))
+        }
+        Err(error @ SchemaDecodeError::Version(_)) => newer(error.to_string()),
+        Ok(_) | Err(SchemaDecodeError::Damaged) => Ok(None),
+    }
 }
 
 fn take_facts(input: &mut Input<'_>) -> Option<RecordedFacts> {
@@ -325,13 +343,23 @@ impl<'a> Input<'a> {
 }
 
 fn read<T>(what: &str, bytes: &[u8], fields: impl FnOnce(&mut Input<'_>) -> Option<T>) -> Result<T, LogError> {
+    read_versions(what, bytes, RECORD_VERSION, |_, input| fields(input))
+}
+
+/// Of a record that has versions up to `newest`.
+fn read_versions<T>(
+    what: &str,
+    bytes: &[u8],
+    newest: u8,
+    fields: impl FnOnce(u8, &mut Input<'_>) -> Option<T>,
+) -> Result<T, LogError> {
     let damaged = |reason: &str| LogError::DamagedRecord { what: what.into(), reason: reason.into() };
     let (&version, rest) = bytes.split_first().ok_or_else(|| damaged("it is empty"))?;
-    if version != RECORD_VERSION {
+    if !(RECORD_VERSION..=newest).contains(&version) {
         return Err(damaged(&format!("its version {version} is not known to this version")));
     }
     let mut input = Input(rest);
-    let value = fields(&mut input).ok_or_else(|| damaged("its fields do not fit"))?;
+    let value = fields(version, &mut input).ok_or_else(|| damaged("its fields do not fit"))?;
     if input.0.is_empty() { Ok(value) } else { Err(damaged("it is too long")) }
 }
 
@@ -344,7 +372,7 @@ mod tests {
         assert_eq!(&decode(bytes).unwrap(), value);
         (0..bytes.len()).for_each(|cut| assert!(decode(&bytes[..cut]).is_err()));
         assert!(decode(&[bytes, &[0]].concat()).is_err());
-        assert!(decode(&[&[2], &bytes[1..]].concat()).is_err());
+        assert!(decode(&[&[9], &bytes[1..]].concat()).is_err());
     }
 
     #[test]
@@ -357,9 +385,15 @@ mod tests {
             visible_commit_time: time,
             confirmed_through: Lsn(3),
             bytes: 11,
+            schemas: SchemaId(3),
             ..StreamState::NEW
         };
-        check(&state, &state.encode(), StreamState::decode);
+        check(&state, &state.encode(), |bytes| {
+            // A version 1 of it is shorter by the count of schemas.
+            if bytes.first() == Some(&RECORD_VERSION) { StreamState::decode(&[]) } else { StreamState::decode(bytes) }
+        });
+        let older = [&[RECORD_VERSION], &state.encode()[1..61]].concat();
+        assert_eq!(StreamState::decode(&older).unwrap(), StreamState { schemas: SchemaId(0), ..state });
         let impossible = StreamState { visible: Offset(10), ..state };
         assert!(StreamState::decode(&impossible.encode()).is_err(), "visible is never above durable");
         let committed = Committed { offset: Offset(4), at: time };
@@ -406,8 +440,9 @@ mod tests {
         for facts in [None, Some(Arc::new(facts))] {
             let stored = StoredSchema { id, fingerprint, schema: Arc::new(schema.clone()), version: 0, facts };
             let bytes = encode_schema(&stored);
-            assert_eq!(decode_schema(id, &bytes).unwrap(), stored);
-            (0..bytes.len()).for_each(|cut| assert!(decode_schema(id, &bytes[..cut]).is_err()));
+            assert_eq!(decode_schema(id, &bytes).unwrap(), Some(stored));
+            (0..bytes.len()).for_each(|cut| assert_eq!(decode_schema(id, &bytes[..cut]).unwrap(), None));
+            assert!(decode_schema(id, &[&[9], &bytes[1..]].concat()).is_err(), "of a newer version");
         }
     }
 }

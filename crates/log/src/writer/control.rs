@@ -10,8 +10,10 @@ use crate::appender::{Restart, Resume};
 use crate::chunk::CodecChoice;
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
+use crate::schemas::StoredSchema;
 use crate::store::{
-    Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState, encode_setting,
+    Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState, encode_schema,
+    encode_setting,
 };
 use crate::stream::Stream;
 
@@ -35,6 +37,10 @@ impl Writer {
             }
             Command::Bind { stream, source, confirmed_max, reply } => {
                 self.bind(&stream, source, confirmed_max)?;
+                let _ = reply.send(Ok(()));
+            }
+            Command::RestoreSchemas { stream, schemas, reply } => {
+                self.restore_schemas(&stream, schemas)?;
                 let _ = reply.send(Ok(()));
             }
             Command::RaiseEpoch { stream, broken, reply } => {
@@ -104,6 +110,20 @@ impl Writer {
         slot.state = state;
         *stream.source.lock() = Some(source);
         stream.published.publish(&state);
+        Ok(())
+    }
+
+    /// Writes records anew that were damaged or gone.
+    fn restore_schemas(&mut self, stream: &Stream, schemas: Vec<StoredSchema>) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        for schema in &schemas {
+            self.store.put_meta(&mut batch, MetaKey::Schema(stream.id, schema.id), &encode_schema(schema))?;
+        }
+        self.store.commit(&batch)?;
+        let mut registry = stream.schemas.write();
+        for schema in schemas {
+            Arc::make_mut(&mut registry).restore(schema);
+        }
         Ok(())
     }
 

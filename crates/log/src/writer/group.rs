@@ -87,6 +87,7 @@ impl Writer {
         for schema in schemas {
             let key = MetaKey::Schema(stream.id, schema.id);
             self.store.put_meta(&mut group.batch, key, &encode_schema(&schema))?;
+            slot.state.schemas = slot.state.schemas.max(schema.id);
             group.schemas.push((Arc::clone(&stream), schema));
         }
         if slot.partition != Some(partition) {

@@ -207,7 +207,10 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Reset { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::RaiseEpoch { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Forget { reply, .. } => drop(reply.send(Err(error.clone()))),
-        Command::Bind { reply, .. } | Command::Settings { reply, .. } | Command::Retain { reply } => {
+        Command::Bind { reply, .. }
+        | Command::RestoreSchemas { reply, .. }
+        | Command::Settings { reply, .. }
+        | Command::Retain { reply } => {
             drop(reply.send(Err(error.clone())));
         }
         Command::Close => {}

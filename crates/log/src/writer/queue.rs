@@ -32,19 +32,48 @@ pub(crate) enum Command {
     /// Store a consumer's offset.
     Commit(Box<CommitCommand>),
     /// Create a stream, or find it.
-    OpenStream { name: StreamName, reply: SyncSender<Result<Arc<Stream>, LogError>> },
+    OpenStream {
+        name: StreamName,
+        reply: SyncSender<Result<Arc<Stream>, LogError>>,
+    },
     /// Delete what is not visible.
-    Reset { stream: Arc<Stream>, reply: Reply<Restart> },
+    Reset {
+        stream: Arc<Stream>,
+        reply: Reply<Restart>,
+    },
     /// Delete a consumer's offset; answers what it was.
-    Forget { stream: Arc<Stream>, consumer: ConsumerName, reply: Reply<Option<Offset>> },
+    Forget {
+        stream: Arc<Stream>,
+        consumer: ConsumerName,
+        reply: Reply<Option<Offset>>,
+    },
     /// Store whose history a stream is, and that nothing of it past `confirmed_max` may be forgotten yet.
-    Bind { stream: Arc<Stream>, source: SourceIdentity, confirmed_max: Lsn, reply: Reply<()> },
+    RestoreSchemas {
+        stream: Arc<Stream>,
+        schemas: Vec<StoredSchema>,
+        reply: Reply<()>,
+    },
+    Bind {
+        stream: Arc<Stream>,
+        source: SourceIdentity,
+        confirmed_max: Lsn,
+        reply: Reply<()>,
+    },
     /// Begin a new epoch behind the last visible event.
-    RaiseEpoch { stream: Arc<Stream>, broken: EpochBreak, reply: Reply<EpochRecord> },
+    RaiseEpoch {
+        stream: Arc<Stream>,
+        broken: EpochBreak,
+        reply: Reply<EpochRecord>,
+    },
     /// Store settings, or with none delete them.
-    Settings { changes: BTreeMap<String, Option<String>>, reply: Reply<()> },
+    Settings {
+        changes: BTreeMap<String, Option<String>>,
+        reply: Reply<()>,
+    },
     /// Remove what retention does not keep.
-    Retain { reply: Reply<()> },
+    Retain {
+        reply: Reply<()>,
+    },
     /// Finish what was asked before, and end.
     Close,
     /// Panic, to see what becomes of everyone else.

@@ -167,3 +167,55 @@ fn a_directory_of_another_user_or_without_permission_is_refused_with_a_remedy() 
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
     }
 }
+
+/// Changes the records of a log that is closed.
+fn tamper(dir: &Path, change: impl FnOnce(&rust_rocksdb::DB, &rust_rocksdb::ColumnFamily)) {
+    let path = dir.join("log");
+    let options = rust_rocksdb::Options::default();
+    let families = rust_rocksdb::DB::list_cf(&options, &path).unwrap();
+    let db = rust_rocksdb::DB::open_cf(&options, &path, families).unwrap();
+    let meta = db.cf_handle("meta").unwrap();
+    change(&db, meta);
+    db.flush_cf(meta).unwrap();
+}
+
+/// The key of a schema record of the first stream.
+fn schema_key(id: u8) -> [u8; 9] {
+    [5, 0, 0, 0, 1, 0, 0, 0, id]
+}
+
+#[test]
+fn a_lost_or_damaged_schema_record_holds_back_its_events_until_the_right_schema_is_proven() {
+    for (id, cut) in [(1, false), (2, false), (1, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (stream, events) = written(dir.path());
+        tamper(dir.path(), |db, meta| {
+            let record = db.get_cf(meta, schema_key(id)).unwrap().expect("two tables are written");
+            if cut {
+                db.put_cf(meta, schema_key(id), &record[..record.len() - 1]).unwrap();
+            } else {
+                db.delete_cf(meta, schema_key(id)).unwrap();
+            }
+        });
+        let log = Log::open(small(dir.path())).unwrap();
+        assert!(log.lacks_schemas(stream));
+        let tables = ["orders", "items", "other"].map(schema);
+        let (right, wrong) = (tables[usize::from(id) - 1].clone(), tables[2].clone());
+        runtime().block_on(async {
+            let error = read_all(&log, stream, StartAt::Earliest).await.unwrap_err();
+            let LogError::SchemaUnknown { schema, first, .. } = error else { panic!("{error}") };
+            assert_eq!(schema, u32::from(id));
+            assert!(!log.restore_schemas(stream, first, vec![(wrong, None)]).await.unwrap(), "nothing is guessed");
+            assert!(log.restore_schemas(stream, first, vec![(tables[2].clone(), None), (right, None)]).await.unwrap());
+            assert_eq!(read_all(&log, stream, StartAt::Earliest).await.unwrap(), events);
+            // What comes next gets a number of its own.
+            let mut writer = Writer::begin(&log, stream).await;
+            let new = writer.appender.schema(&tables[2], None);
+            assert_eq!(new.0, 3);
+        });
+        log.close().unwrap();
+        let log = Log::open(small(dir.path())).unwrap();
+        assert!(!log.lacks_schemas(stream), "it is durable");
+        assert_eq!(runtime().block_on(read_all(&log, stream, StartAt::Earliest)).unwrap(), events);
+    }
+}
