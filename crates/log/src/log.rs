@@ -1,4 +1,5 @@
-//! The log's front door: opens it, hands out appenders and readers, answers questions.
+//! The log's front door: opens it, hands out appenders and readers, answers questions. Those about consumers are
+//! answered in `consumers.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,14 +8,13 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use dbstreamd_model::{ConsumerName, Epoch, Fingerprint, Lsn, Offset, StreamId, StreamName, TableSchema, Timestamp};
+use dbstreamd_model::{Epoch, Fingerprint, Lsn, Offset, StreamId, StreamName, TableSchema, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::appender::Appender;
 use crate::epochs::EpochRecord;
 use crate::error::LogError;
-use crate::holds::{ConsumerState, HoldChange, Known};
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
 use crate::read::{self, READ_AHEAD_BYTES_MAX, Reader, StartAt};
@@ -22,7 +22,7 @@ use crate::schemas::StoredSchema;
 use crate::shared::{Closer, Shared};
 use crate::stream::Stream;
 use crate::tunables::Tunables;
-use crate::writer::{Command, CommitCommand, Durable, Queue, Space, Writer, open_store};
+use crate::writer::{Command, Queue, Space, Writer, open_store};
 
 /// Consumers' commits that may wait for the writer at once; more wait in line in front of it.
 const COMMITS_WAITING_MAX: usize = 4096;
@@ -37,7 +37,7 @@ pub const SETTING_VALUE_BYTES_MAX: usize = 4096;
 /// The log. Clones are the same log; when the last one goes, it is closed.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     closer: Arc<Closer>,
 }
 
@@ -60,42 +60,6 @@ pub struct Watermarks {
     pub visible_commit_time: Timestamp,
     /// How far the source may forget.
     pub confirmed_through: Lsn,
-}
-
-/// A consumer and what it committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConsumerRecord {
-    /// Whose events it reads.
-    pub stream: StreamId,
-    /// Its name.
-    pub name: ConsumerName,
-    /// It has everything up to here.
-    pub committed: Offset,
-    /// When it said so.
-    pub committed_at: Timestamp,
-    /// How it stands to the log now.
-    pub state: ConsumerState,
-    /// Estimated bytes of the log between what it committed and the newest visible event.
-    pub lag_bytes: u64,
-    /// How long it has been away, at most since this process started; none while it is here.
-    pub away: Option<Duration>,
-}
-
-/// A consumer is here for as long as this lives.
-pub struct Attendance {
-    stream: Option<Arc<Stream>>,
-    consumer: ConsumerName,
-}
-
-/// What a commit below the committed offset means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rewind {
-    /// A mistake: refuse it.
-    Refuse,
-    /// The consumer wants to go back.
-    Allow,
-    /// A late acknowledgement: keep the higher offset.
-    Ignore,
 }
 
 /// Bytes of memory that the log uses, by budget.
@@ -273,108 +237,6 @@ impl Log {
         schemas.find(fingerprint).map(|stored| Arc::clone(&stored.schema))
     }
 
-    /// Stores that a consumer has everything up to `offset`.
-    ///
-    /// # Errors
-    /// When the offset is not visible, is below the committed one and `rewind` refuses that, or the log does not
-    /// write any more.
-    pub async fn commit_offset(
-        &self,
-        stream: StreamId,
-        consumer: &ConsumerName,
-        offset: Offset,
-        rewind: Rewind,
-    ) -> Result<Durable<Offset>, LogError> {
-        let stream = self.shared.stream(stream)?;
-        // Leaves with the command, not with the caller: one who gives up waiting does not make room for another.
-        let permit = Arc::clone(&self.shared.commits).acquire_owned().await.map_err(|_| LogError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let command = CommitCommand { stream, consumer: consumer.clone(), offset, rewind, reply, permit };
-        self.shared.send(Command::Commit(Box::new(command)))?;
-        self.shared.answer(answer).await
-    }
-
-    /// Forgets a consumer, durably; what it had committed, or none when there was no such consumer.
-    ///
-    /// # Errors
-    /// When there is no such stream, or the log does not write any more.
-    pub async fn forget_consumer(&self, stream: StreamId, consumer: &ConsumerName) -> Result<Option<Offset>, LogError> {
-        let stream = self.shared.stream(stream)?;
-        let (reply, answer) = oneshot::channel();
-        self.shared.send(Command::Forget { stream, consumer: consumer.clone(), reply })?;
-        self.shared.answer(answer).await
-    }
-
-    /// All consumers, or those of one stream.
-    pub fn consumers(&self, stream: Option<StreamId>) -> Vec<ConsumerRecord> {
-        let streams = self.shared.all_streams();
-        let wanted = streams.iter().filter(|s| stream.is_none_or(|id| s.id == id));
-        wanted
-            .flat_map(|stream| {
-                let consumers = stream.consumers.read();
-                consumers.iter().map(|(name, known)| self.record(stream, name, known)).collect::<Vec<_>>()
-            })
-            .collect()
-    }
-
-    /// One consumer, if it ever committed.
-    pub fn consumer(&self, stream: StreamId, name: &ConsumerName) -> Option<ConsumerRecord> {
-        let stream = self.shared.stream(stream).ok()?;
-        let consumers = stream.consumers.read();
-        consumers.get(name).map(|known| self.record(&stream, name, known))
-    }
-
-    fn record(&self, stream: &Stream, name: &ConsumerName, known: &Known) -> ConsumerRecord {
-        let standing = stream.standing(known, self.shared.space_low());
-        ConsumerRecord {
-            stream: stream.id,
-            name: name.clone(),
-            committed: known.committed.offset,
-            committed_at: known.committed.at,
-            state: standing.state(&self.shared.tunables.holds()),
-            lag_bytes: standing.lag_bytes,
-            away: known.away(),
-        }
-    }
-
-    /// Notes that a consumer is here, until what is returned is dropped. One that has never committed is nobody yet.
-    pub fn attend(&self, stream: StreamId, consumer: &ConsumerName) -> Attendance {
-        let stream = self.shared.stream(stream).ok();
-        let known = stream.filter(|stream| match stream.consumers.write().get_mut(consumer) {
-            Some(known) => {
-                known.arrive();
-                true
-            }
-            None => false,
-        });
-        Attendance { stream: known, consumer: consumer.clone() }
-    }
-
-    /// Looks at all consumers; who went from one state to another since the last time. To be called now and then: it is
-    /// for telling people, retention looks for itself.
-    pub fn review_consumers(&self) -> Vec<HoldChange> {
-        let space_low = self.shared.space_low();
-        let mut changes = Vec::new();
-        for stream in self.shared.all_streams() {
-            for (name, known) in stream.consumers.write().iter_mut() {
-                let standing = stream.standing(known, space_low);
-                let state = standing.state(&self.shared.tunables.holds());
-                let before = std::mem::replace(&mut known.reviewed, state);
-                if before != state {
-                    changes.push(HoldChange {
-                        stream: stream.id,
-                        consumer: name.clone(),
-                        from: before,
-                        to: state,
-                        committed: standing.committed,
-                        lag_bytes: standing.lag_bytes,
-                    });
-                }
-            }
-        }
-        changes
-    }
-
     /// Bytes of a stream's kept chunks, as stored.
     pub fn stream_bytes(&self, stream: StreamId) -> u64 {
         let Ok(stream) = self.shared.stream(stream) else { return 0 };
@@ -473,16 +335,6 @@ impl Log {
 impl std::fmt::Debug for Log {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Log").field("dir", &self.shared.options.dir).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Attendance {
-    fn drop(&mut self) {
-        if let Some(stream) = &self.stream
-            && let Some(known) = stream.consumers.write().get_mut(&self.consumer)
-        {
-            known.leave();
-        }
     }
 }
 

@@ -9,8 +9,11 @@ use crate::epochs::{EpochReason, EpochRecord};
 use crate::error::LogError;
 use crate::schemas::StoredSchema;
 
-/// First byte of every record.
+/// First byte of every record but one.
 const RECORD_VERSION: u8 = 1;
+
+/// First byte of a [`Committed`]. Version 1 had no epoch.
+const COMMITTED_VERSION: u8 = 2;
 
 /// A stream's watermarks: written in the batch of whatever moves them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,16 +79,29 @@ impl StreamState {
 pub(crate) struct Committed {
     pub(crate) offset: Offset,
     pub(crate) at: Timestamp,
+    /// The epoch it goes on in: that of its offset, or a later one that it began in. None while it has had nothing.
+    pub(crate) epoch: Option<Epoch>,
 }
 
 impl Committed {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        encode_numbers(&[self.offset.0, self.at.0.cast_unsigned()])
+        let mut out = vec![COMMITTED_VERSION];
+        out.extend_from_slice(&self.offset.0.to_be_bytes());
+        out.extend_from_slice(&self.at.0.to_be_bytes());
+        out.extend_from_slice(&self.epoch.map_or(0, |epoch| epoch.0).to_be_bytes());
+        out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
-        read("a consumer's offset", bytes, |input| {
-            Some(Self { offset: Offset(input.u64()?), at: Timestamp(input.u64()?.cast_signed()) })
+    /// What [`encode`](Self::encode) wrote, or what version 1 did: `epoch_of` says what that one left out.
+    pub(crate) fn decode(bytes: &[u8], epoch_of: impl FnOnce(Offset) -> Epoch) -> Result<Self, LogError> {
+        let version = if bytes.first() == Some(&RECORD_VERSION) { RECORD_VERSION } else { COMMITTED_VERSION };
+        read_version(version, "a consumer's offset", bytes, |input| {
+            let (offset, at) = (Offset(input.u64()?), Timestamp(input.u64()?.cast_signed()));
+            let epoch = match version {
+                RECORD_VERSION => (offset > Offset::NONE).then(|| epoch_of(offset)),
+                _ => Some(Epoch(input.u32()?)).filter(|epoch| *epoch >= Epoch::FIRST),
+            };
+            Some(Self { offset, at, epoch })
         })
     }
 }
@@ -294,9 +310,18 @@ impl Input<'_> {
 }
 
 fn read<T>(what: &str, bytes: &[u8], fields: impl FnOnce(&mut Input<'_>) -> Option<T>) -> Result<T, LogError> {
+    read_version(RECORD_VERSION, what, bytes, fields)
+}
+
+fn read_version<T>(
+    known: u8,
+    what: &str,
+    bytes: &[u8],
+    fields: impl FnOnce(&mut Input<'_>) -> Option<T>,
+) -> Result<T, LogError> {
     let damaged = |reason: &str| LogError::DamagedRecord { what: what.into(), reason: reason.into() };
     let (&version, rest) = bytes.split_first().ok_or_else(|| damaged("it is empty"))?;
-    if version != RECORD_VERSION {
+    if version != known {
         return Err(damaged(&format!("its version {version} is not known to this version")));
     }
     let mut input = Input(rest);
@@ -313,7 +338,7 @@ mod tests {
         assert_eq!(&decode(bytes).unwrap(), value);
         (0..bytes.len()).for_each(|cut| assert!(decode(&bytes[..cut]).is_err()));
         assert!(decode(&[bytes, &[0]].concat()).is_err());
-        assert!(decode(&[&[2], &bytes[1..]].concat()).is_err());
+        assert!(decode(&[&[3], &bytes[1..]].concat()).is_err());
     }
 
     #[test]
@@ -331,8 +356,13 @@ mod tests {
         check(&state, &state.encode(), StreamState::decode);
         let impossible = StreamState { visible: Offset(10), ..state };
         assert!(StreamState::decode(&impossible.encode()).is_err(), "visible is never above durable");
-        let committed = Committed { offset: Offset(4), at: time };
-        check(&committed, &committed.encode(), Committed::decode);
+        for epoch in [None, Some(Epoch(2))] {
+            let committed = Committed { offset: Offset(4), at: time, epoch };
+            check(&committed, &committed.encode(), |bytes| Committed::decode(bytes, |_| Epoch(7)));
+            let old = [&[RECORD_VERSION], &committed.encode()[1..17]].concat();
+            let committed = Committed { epoch: Some(Epoch(7)), ..committed };
+            check(&committed, &old, |bytes| Committed::decode(bytes, |_| Epoch(7)));
+        }
         let partition = Partition { created_at: time, dropping: true, class: 127 };
         check(&partition, &partition.encode(), Partition::decode);
         let entry = Entry { first_offset: Offset(1), lsn_before: Lsn(2), commit_time_before: time, bytes_before: 3 };
