@@ -343,20 +343,46 @@ mod tests {
     use dbstreamd_model::{Lsn, Op, Timestamp};
 
     use super::*;
-    use crate::{Pump, UnitHead};
+    use crate::{Pump, Rewind, UnitHead};
 
-    #[tokio::test]
-    async fn a_panic_of_the_writer_is_a_failure_that_everyone_hears_of() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = Log::open(LogOptions::with_dir(folder.path())).unwrap();
+    /// A log with one visible event, its stream, and the appender.
+    async fn with_one_event(folder: &std::path::Path) -> (Log, StreamId, Appender) {
+        let log = Log::open(LogOptions { tail_ring_bytes: 0, ..LogOptions::with_dir(folder) }).unwrap();
         let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
         let mut appender = log.appender(stream).unwrap();
         appender.begin_session().await.unwrap();
+        unit(&mut appender, 1);
+        appender.pump(Pump::Now).unwrap();
+        appender.writer_idle().await;
+        assert_eq!(log.watermarks(stream).unwrap().visible, Offset(1));
+        (log, stream, appender)
+    }
+
+    fn unit(appender: &mut Appender, lsn: u64) {
+        appender.begin_unit(UnitHead { commit_lsn: Lsn(lsn), commit_time: Timestamp(1), xid: 1 });
+        appender.append(Op::Message, None, b"body");
+        appender.end_unit(Lsn(lsn + 1));
+    }
+
+    async fn until_broken(log: &Log) -> LogError {
+        let begun = std::time::Instant::now();
+        loop {
+            match log.failure() {
+                Some(broken @ LogError::Broken(_)) => return broken,
+                _ => assert!(begun.elapsed() < Duration::from_secs(60), "it is never given up"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_writer_is_a_failure_that_everyone_hears_of_and_what_is_visible_is_read_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, stream, mut appender) = with_one_event(folder.path()).await;
+        let mut follower = log.reader(stream, StartAt::Offset(Offset(2))).unwrap();
 
         log.shared.send(Command::Panic).unwrap();
-        appender.begin_unit(UnitHead { commit_lsn: Lsn(1), commit_time: Timestamp(1), xid: 1 });
-        appender.append(Op::Message, None, b"body");
-        appender.end_unit(Lsn(2));
+        unit(&mut appender, 3);
         // The log may have heard of the panic already.
         let _ = appender.pump(Pump::Now);
         appender.writer_idle().await;
@@ -364,7 +390,40 @@ mod tests {
         assert!(error.to_string().contains("the writer panicked: as told"), "{error}");
         assert!(log.apply_retention().await.is_err());
         assert!(log.failure().is_some());
+        // The disk is as good as ever; only nothing comes any more.
+        let mut reader = log.reader(stream, StartAt::Earliest).unwrap();
+        assert_eq!(reader.try_next().await.unwrap().unwrap().range.len(), 1);
+        assert!(reader.try_next().await.unwrap().is_none());
+        assert!(follower.try_next().await.unwrap().is_none());
         drop(appender);
+        let waits = tokio::spawn(async move { follower.next().await });
         assert!(log.close().is_err());
+        assert!(matches!(waits.await.unwrap(), Err(LogError::Closed)), "who waits at the end learns of the close");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_lost_what_was_acknowledged_is_given_up_and_every_read_of_it_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, stream, mut appender) = with_one_event(folder.path()).await;
+        let mut before = log.reader(stream, StartAt::Earliest).unwrap();
+        log.shared.stream(stream).unwrap().published.claim_confirmed(Lsn(1000));
+        log.shared.send(Command::Fail).unwrap();
+
+        let broken = until_broken(&log).await;
+        for part in ["stream shop was durable up to offset 1 and 0/3E8", "the disk has offset 1"] {
+            assert!(broken.to_string().contains(part), "{part} is not in {broken}");
+        }
+        let same = |error: LogError| assert_eq!(error.to_string(), broken.to_string());
+        same(before.try_next().await.unwrap_err());
+        for start in [StartAt::Earliest, StartAt::Offset(Offset(2)), StartAt::Lsn(Lsn(1))] {
+            same(log.reader(stream, start).unwrap_err());
+        }
+        same(appender.begin_session().await.unwrap_err());
+        same(log.commit_offset(stream, &"audit".parse().unwrap(), Offset(1), Rewind::Refuse).await.unwrap_err());
+        // A restart looks at the disk, not at what was claimed.
+        drop((before, appender));
+        same(log.close().unwrap_err());
+        let log = Log::open(LogOptions::with_dir(folder.path())).unwrap();
+        assert_eq!(log.watermarks(stream).unwrap().visible, Offset(1));
     }
 }

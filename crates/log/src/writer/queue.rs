@@ -50,6 +50,9 @@ pub(crate) enum Command {
     /// Panic, to see what becomes of everyone else.
     #[cfg(test)]
     Panic,
+    /// Fail as if a write had.
+    #[cfg(test)]
+    Fail,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, LogError>>;

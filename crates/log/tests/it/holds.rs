@@ -217,10 +217,10 @@ fn the_epoch_a_consumer_goes_on_in_outlasts_a_restart() {
         let broken = EpochBreak { reason: EpochReason::SlotGone, source_lsn: Lsn(9), source };
         let raised = within(writer.appender.raise_epoch(broken)).await.unwrap();
         assert_eq!((raised.epoch, raised.first_offset), (Epoch(2), Offset(3)));
-        let begin = |who, beginning| within(log.begin_consumer(stream, who, Offset(2), beginning));
-        begin(&name("blank"), Beginning::Blank).await.unwrap();
-        begin(&name("knows"), Beginning::Knowing).await.unwrap();
-        begin(&name("audit"), Beginning::Blank).await.unwrap();
+        let begin = [("blank", Beginning::Blank), ("knows", Beginning::Knowing), ("audit", Beginning::Blank)];
+        for (who, beginning) in begin {
+            within(log.begin_consumer(stream, &name(who), Offset(2), beginning)).await.unwrap();
+        }
         let past = within(log.begin_consumer(stream, &name("other"), Offset(3), Beginning::Knowing)).await;
         assert!(matches!(past, Err(LogError::CommitPastEnd { .. })), "{past:?}");
         check(&log);
