@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dbstreamd_log::{ConsumerState, EpochRecord, Log, LogError, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
-use dbstreamd_source::{Control, Lifecycle, SlotHealth, SourceEnd, State, StreamStatus};
+use dbstreamd_source::{Control, Inquiry, Lifecycle, SlotHealth, State, StreamStatus};
 
 use crate::consumers::Registry;
 use crate::holds;
@@ -38,8 +38,8 @@ pub(crate) struct RunningSource {
     pub(crate) publication: String,
     /// What is wanted of it.
     pub(crate) control: Control,
-    /// Where its history ends.
-    pub(crate) end: Arc<dyn SourceEnd>,
+    /// Whom to ask about the source.
+    pub(crate) inquiry: Arc<dyn Inquiry>,
 }
 
 /// All that is known of a stream at one moment.
@@ -56,6 +56,7 @@ pub(crate) struct StreamSnapshot {
     pub(crate) bytes_received: u64,
     pub(crate) events_received: u64,
     pub(crate) transactions_received: u64,
+    pub(crate) keepalives_received: u64,
     pub(crate) reconnects: u64,
     pub(crate) log_bytes: u64,
     pub(crate) slot: String,
@@ -208,6 +209,7 @@ impl Directory {
             bytes_received: count(StreamStatus::bytes_received),
             events_received: count(StreamStatus::events_received),
             transactions_received: count(StreamStatus::transactions_received),
+            keepalives_received: count(StreamStatus::keepalives_received),
             reconnects: count(StreamStatus::reconnects),
             log_bytes: self.log.stream_bytes(entry.id),
             slot: entry.running.as_ref().map(|running| running.slot.clone()).unwrap_or_default(),
@@ -284,9 +286,13 @@ mod tests {
     struct Standing;
 
     #[tonic::async_trait]
-    impl SourceEnd for Standing {
+    impl Inquiry for Standing {
         async fn end(&self) -> Result<Lsn, SourceError> {
             Ok(Lsn(0x1000))
+        }
+
+        async fn tables(&self) -> Result<Vec<dbstreamd_model::TableSchema>, SourceError> {
+            Ok(Vec::new())
         }
     }
 
@@ -298,7 +304,7 @@ mod tests {
                 slot: "the_slot".into(),
                 publication: "the_publication".into(),
                 control: CancellationToken::new().into(),
-                end: Arc::new(Standing),
+                inquiry: Arc::new(Standing),
             }
         }
     }

@@ -259,7 +259,7 @@ async fn plan(
         slot: settings.slot.clone(),
         publication: settings.publication.clone(),
         control: Control::new(lifecycle::first_goal(log, &name), stop.clone()),
-        end: Arc::new(PostgresSource::new(settings.clone())),
+        inquiry: Arc::new(PostgresSource::new(settings.clone())),
     };
     Ok((Entry { id, name, running: Some(running.clone()) }, running, settings))
 }

@@ -110,6 +110,14 @@ pub struct EpochRecord {
     pub started_at: Timestamp,
 }
 
+/// The epoch of `offset` by a stream's records, and the first offset of the next epoch, if there is one. Of epochs without
+/// events the newest is meant: that is where the offset will be.
+pub(crate) fn epoch_of(epochs: &[EpochRecord], offset: Offset) -> (Epoch, Option<Offset>) {
+    let after = epochs.partition_point(|record| record.first_offset <= offset);
+    let epoch = after.checked_sub(1).and_then(|i| epochs.get(i)).map_or(Epoch::FIRST, |record| record.epoch);
+    (epoch, epochs.get(after).map(|record| record.first_offset))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

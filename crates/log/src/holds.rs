@@ -163,8 +163,8 @@ impl Known {
 pub(crate) struct Standing {
     pub(crate) committed: Offset,
     pub(crate) trim_point: Offset,
-    /// First offset of the newest epoch, unless that is the first.
-    pub(crate) new_epoch: Option<Offset>,
+    /// First offset of the epoch after the one it goes on in, if there is one and it has had something.
+    pub(crate) next_epoch: Option<Offset>,
     pub(crate) lag_bytes: u64,
     pub(crate) away: Option<Duration>,
     /// The data volume is nearly full.
@@ -172,15 +172,11 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// Whether it has had something, and everything, of what came before `first`: until then it reads on, and holds that.
-    fn is_at_the_end_before(&self, first: Offset) -> bool {
-        self.committed > Offset::NONE && self.committed < first && self.committed.next() >= first
-    }
-
     pub(crate) fn state(&self, limits: &HoldLimits) -> ConsumerState {
         if self.committed < self.trim_point {
             ConsumerState::NeedsSnapshot(SnapshotReason::Trimmed)
-        } else if self.new_epoch.is_some_and(|first| self.is_at_the_end_before(first)) {
+        } else if self.next_epoch.is_some_and(|first| self.committed.next() >= first) {
+            // Not before it has all of its epoch: until then it reads on, and holds that.
             ConsumerState::NeedsSnapshot(SnapshotReason::NewEpoch)
         } else if self.lag_bytes > limits.max_hold_bytes {
             ConsumerState::Released(HoldLost::Lag)
@@ -209,7 +205,7 @@ impl Stream {
         Standing {
             committed: known.committed.offset,
             trim_point: marks.trim_point,
-            new_epoch: layout.epochs.last().map(|record| record.first_offset),
+            next_epoch: known.committed.epoch.and_then(|epoch| layout.end_of(epoch)),
             // An estimate never says "nothing" of something.
             lag_bytes: lag_bytes.max(u64::from(known.committed.offset < marks.visible)),
             away: known.away(),
@@ -230,7 +226,7 @@ mod tests {
             let standing = Standing {
                 committed: Offset(committed),
                 trim_point: Offset(5),
-                new_epoch: None,
+                next_epoch: None,
                 lag_bytes,
                 away,
                 space_low,
@@ -248,19 +244,18 @@ mod tests {
         let behind = |committed| Standing {
             committed: Offset(committed),
             trim_point: Offset(5),
-            new_epoch: Some(Offset(9)),
+            next_epoch: Some(Offset(9)),
             lag_bytes: 0,
             away: None,
             space_low: false,
         };
         assert_eq!(behind(8).state(&limits), ConsumerState::NeedsSnapshot(SnapshotReason::NewEpoch));
-        assert_eq!(behind(9).state(&limits), ConsumerState::Active);
         assert_eq!(behind(7).state(&limits), ConsumerState::Active, "it may have the rest of its epoch first");
     }
 
     #[test]
     fn who_takes_over_is_here_while_the_one_before_leaves() {
-        let mut known = Known::new(Committed { offset: Offset(1), at: dbstreamd_model::Timestamp(0) });
+        let mut known = Known::new(Committed { offset: Offset(1), at: dbstreamd_model::Timestamp(0), epoch: None });
         assert!(known.away().is_some());
         known.arrive();
         known.arrive();

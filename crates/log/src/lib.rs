@@ -27,6 +27,7 @@
 
 mod appender;
 mod chunk;
+mod consumers;
 mod credit;
 mod epochs;
 mod error;
@@ -46,15 +47,13 @@ mod writer;
 
 pub use appender::{Appender, Pump, Resume, UnitHead};
 pub use chunk::{Chunk, ChunkSlice, EncodedRun, EventRef};
+pub use consumers::{Attendance, Beginning, ConsumerRecord, Rewind};
 pub use credit::{Credit, CreditShare, CreditWindow};
 pub use epochs::{EpochBreak, EpochReason, EpochRecord};
 pub use error::LogError;
 pub use failpoint::Failpoint;
 pub use holds::{ConsumerState, HoldChange, HoldLimits, HoldLost, SnapshotReason};
-pub use log::{
-    Attendance, ConsumerRecord, DISK_READS_MAX, Log, LogMemory, Rewind, SETTING_NAME_BYTES_MAX,
-    SETTING_VALUE_BYTES_MAX, Watermarks,
-};
+pub use log::{DISK_READS_MAX, Log, LogMemory, SETTING_NAME_BYTES_MAX, SETTING_VALUE_BYTES_MAX, Watermarks};
 pub use metrics::LogMetrics;
 pub use options::{FreeSpace, LogOptions, Retention};
 pub use read::{READ_AHEAD_BYTES_MAX, Reader, SchemaCandidate, StartAt, UnitCursor, UnitRecord};

@@ -1,4 +1,5 @@
-//! The log's front door: opens it, hands out appenders and readers, answers questions.
+//! The log's front door: opens it, hands out appenders and readers, answers questions. Those about consumers are
+//! answered in `consumers.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,21 +8,20 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use dbstreamd_model::{ConsumerName, Epoch, Lsn, Offset, StreamId, StreamName, Timestamp};
+use dbstreamd_model::{Epoch, Lsn, Offset, StreamId, StreamName, Timestamp};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::appender::Appender;
 use crate::epochs::EpochRecord;
 use crate::error::LogError;
-use crate::holds::{ConsumerState, HoldChange, Known};
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
 use crate::read::{self, READ_AHEAD_BYTES_MAX, Reader, StartAt};
 use crate::shared::{Closer, Shared};
 use crate::stream::Stream;
 use crate::tunables::Tunables;
-use crate::writer::{Command, CommitCommand, Durable, Queue, Space, Writer, open_store};
+use crate::writer::{Command, Queue, Space, Writer, open_store};
 
 /// Consumers' commits that may wait for the writer at once; more wait in line in front of it.
 const COMMITS_WAITING_MAX: usize = 4096;
@@ -59,42 +59,6 @@ pub struct Watermarks {
     pub visible_commit_time: Timestamp,
     /// How far the source may forget.
     pub confirmed_through: Lsn,
-}
-
-/// A consumer and what it committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConsumerRecord {
-    /// Whose events it reads.
-    pub stream: StreamId,
-    /// Its name.
-    pub name: ConsumerName,
-    /// It has everything up to here.
-    pub committed: Offset,
-    /// When it said so.
-    pub committed_at: Timestamp,
-    /// How it stands to the log now.
-    pub state: ConsumerState,
-    /// Estimated bytes of the log between what it committed and the newest visible event.
-    pub lag_bytes: u64,
-    /// How long it has been away, at most since this process started; none while it is here.
-    pub away: Option<Duration>,
-}
-
-/// A consumer is here for as long as this lives.
-pub struct Attendance {
-    stream: Option<Arc<Stream>>,
-    consumer: ConsumerName,
-}
-
-/// What a commit below the committed offset means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rewind {
-    /// A mistake: refuse it.
-    Refuse,
-    /// The consumer wants to go back.
-    Allow,
-    /// A late acknowledgement: keep the higher offset.
-    Ignore,
 }
 
 /// Bytes of memory that the log uses, by budget.
@@ -260,108 +224,6 @@ impl Log {
         self.shared.stream(stream).map_or(Epoch::FIRST, |stream| stream.layout.read().epoch_of(offset).0)
     }
 
-    /// Stores that a consumer has everything up to `offset`.
-    ///
-    /// # Errors
-    /// When the offset is not visible, is below the committed one and `rewind` refuses that, or the log does not
-    /// write any more.
-    pub async fn commit_offset(
-        &self,
-        stream: StreamId,
-        consumer: &ConsumerName,
-        offset: Offset,
-        rewind: Rewind,
-    ) -> Result<Durable<Offset>, LogError> {
-        let stream = self.shared.stream(stream)?;
-        // Leaves with the command, not with the caller: one who gives up waiting does not make room for another.
-        let permit = Arc::clone(&self.shared.commits).acquire_owned().await.map_err(|_| LogError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let command = CommitCommand { stream, consumer: consumer.clone(), offset, rewind, reply, permit };
-        self.shared.send(Command::Commit(Box::new(command)))?;
-        self.shared.answer(answer).await
-    }
-
-    /// Forgets a consumer, durably; what it had committed, or none when there was no such consumer.
-    ///
-    /// # Errors
-    /// When there is no such stream, or the log does not write any more.
-    pub async fn forget_consumer(&self, stream: StreamId, consumer: &ConsumerName) -> Result<Option<Offset>, LogError> {
-        let stream = self.shared.stream(stream)?;
-        let (reply, answer) = oneshot::channel();
-        self.shared.send(Command::Forget { stream, consumer: consumer.clone(), reply })?;
-        self.shared.answer(answer).await
-    }
-
-    /// All consumers, or those of one stream.
-    pub fn consumers(&self, stream: Option<StreamId>) -> Vec<ConsumerRecord> {
-        let streams = self.shared.all_streams();
-        let wanted = streams.iter().filter(|s| stream.is_none_or(|id| s.id == id));
-        wanted
-            .flat_map(|stream| {
-                let consumers = stream.consumers.read();
-                consumers.iter().map(|(name, known)| self.record(stream, name, known)).collect::<Vec<_>>()
-            })
-            .collect()
-    }
-
-    /// One consumer, if it ever committed.
-    pub fn consumer(&self, stream: StreamId, name: &ConsumerName) -> Option<ConsumerRecord> {
-        let stream = self.shared.stream(stream).ok()?;
-        let consumers = stream.consumers.read();
-        consumers.get(name).map(|known| self.record(&stream, name, known))
-    }
-
-    fn record(&self, stream: &Stream, name: &ConsumerName, known: &Known) -> ConsumerRecord {
-        let standing = stream.standing(known, self.shared.space_low());
-        ConsumerRecord {
-            stream: stream.id,
-            name: name.clone(),
-            committed: known.committed.offset,
-            committed_at: known.committed.at,
-            state: standing.state(&self.shared.tunables.holds()),
-            lag_bytes: standing.lag_bytes,
-            away: known.away(),
-        }
-    }
-
-    /// Notes that a consumer is here, until what is returned is dropped. One that has never committed is nobody yet.
-    pub fn attend(&self, stream: StreamId, consumer: &ConsumerName) -> Attendance {
-        let stream = self.shared.stream(stream).ok();
-        let known = stream.filter(|stream| match stream.consumers.write().get_mut(consumer) {
-            Some(known) => {
-                known.arrive();
-                true
-            }
-            None => false,
-        });
-        Attendance { stream: known, consumer: consumer.clone() }
-    }
-
-    /// Looks at all consumers; who went from one state to another since the last time. To be called now and then: it is
-    /// for telling people, retention looks for itself.
-    pub fn review_consumers(&self) -> Vec<HoldChange> {
-        let space_low = self.shared.space_low();
-        let mut changes = Vec::new();
-        for stream in self.shared.all_streams() {
-            for (name, known) in stream.consumers.write().iter_mut() {
-                let standing = stream.standing(known, space_low);
-                let state = standing.state(&self.shared.tunables.holds());
-                let before = std::mem::replace(&mut known.reviewed, state);
-                if before != state {
-                    changes.push(HoldChange {
-                        stream: stream.id,
-                        consumer: name.clone(),
-                        from: before,
-                        to: state,
-                        committed: standing.committed,
-                        lag_bytes: standing.lag_bytes,
-                    });
-                }
-            }
-        }
-        changes
-    }
-
     /// Bytes of a stream's kept chunks, as stored.
     pub fn stream_bytes(&self, stream: StreamId) -> u64 {
         let Ok(stream) = self.shared.stream(stream) else { return 0 };
@@ -463,35 +325,51 @@ impl std::fmt::Debug for Log {
     }
 }
 
-impl Drop for Attendance {
-    fn drop(&mut self) {
-        if let Some(stream) = &self.stream
-            && let Some(known) = stream.consumers.write().get_mut(&self.consumer)
-        {
-            known.leave();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use dbstreamd_model::{Lsn, Op, Timestamp};
 
     use super::*;
-    use crate::{Pump, UnitHead};
+    use crate::{Pump, Rewind, UnitHead};
 
-    #[tokio::test]
-    async fn a_panic_of_the_writer_is_a_failure_that_everyone_hears_of() {
-        let folder = tempfile::tempdir().unwrap();
-        let log = Log::open(LogOptions::with_dir(folder.path())).unwrap();
+    /// A log with one visible event, its stream, and the appender.
+    async fn with_one_event(folder: &std::path::Path) -> (Log, StreamId, Appender) {
+        let log = Log::open(LogOptions { tail_ring_bytes: 0, ..LogOptions::with_dir(folder) }).unwrap();
         let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
         let mut appender = log.appender(stream).unwrap();
         appender.begin_session().await.unwrap();
+        unit(&mut appender, 1);
+        appender.pump(Pump::Now).unwrap();
+        appender.writer_idle().await;
+        assert_eq!(log.watermarks(stream).unwrap().visible, Offset(1));
+        (log, stream, appender)
+    }
+
+    fn unit(appender: &mut Appender, lsn: u64) {
+        appender.begin_unit(UnitHead { commit_lsn: Lsn(lsn), commit_time: Timestamp(1), xid: 1 });
+        appender.append(Op::Message, None, b"body");
+        appender.end_unit(Lsn(lsn + 1));
+    }
+
+    async fn until_broken(log: &Log) -> LogError {
+        let begun = std::time::Instant::now();
+        loop {
+            match log.failure() {
+                Some(broken @ LogError::Broken(_)) => return broken,
+                _ => assert!(begun.elapsed() < Duration::from_secs(60), "it is never given up"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_the_writer_is_a_failure_that_everyone_hears_of_and_what_is_visible_is_read_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, stream, mut appender) = with_one_event(folder.path()).await;
+        let mut follower = log.reader(stream, StartAt::Offset(Offset(2))).unwrap();
 
         log.shared.send(Command::Panic).unwrap();
-        appender.begin_unit(UnitHead { commit_lsn: Lsn(1), commit_time: Timestamp(1), xid: 1 });
-        appender.append(Op::Message, None, b"body");
-        appender.end_unit(Lsn(2));
+        unit(&mut appender, 3);
         // The log may have heard of the panic already.
         let _ = appender.pump(Pump::Now);
         appender.writer_idle().await;
@@ -499,7 +377,40 @@ mod tests {
         assert!(error.to_string().contains("the writer panicked: as told"), "{error}");
         assert!(log.apply_retention().await.is_err());
         assert!(log.failure().is_some());
+        // The disk is as good as ever; only nothing comes any more.
+        let mut reader = log.reader(stream, StartAt::Earliest).unwrap();
+        assert_eq!(reader.try_next().await.unwrap().unwrap().range.len(), 1);
+        assert!(reader.try_next().await.unwrap().is_none());
+        assert!(follower.try_next().await.unwrap().is_none());
         drop(appender);
+        let waits = tokio::spawn(async move { follower.next().await });
         assert!(log.close().is_err());
+        assert!(matches!(waits.await.unwrap(), Err(LogError::Closed)), "who waits at the end learns of the close");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_lost_what_was_acknowledged_is_given_up_and_every_read_of_it_says_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, stream, mut appender) = with_one_event(folder.path()).await;
+        let mut before = log.reader(stream, StartAt::Earliest).unwrap();
+        log.shared.stream(stream).unwrap().published.claim_confirmed(Lsn(1000));
+        log.shared.send(Command::Fail).unwrap();
+
+        let broken = until_broken(&log).await;
+        for part in ["stream shop was durable up to offset 1 and 0/3E8", "the disk has offset 1"] {
+            assert!(broken.to_string().contains(part), "{part} is not in {broken}");
+        }
+        let same = |error: LogError| assert_eq!(error.to_string(), broken.to_string());
+        same(before.try_next().await.unwrap_err());
+        for start in [StartAt::Earliest, StartAt::Offset(Offset(2)), StartAt::Lsn(Lsn(1))] {
+            same(log.reader(stream, start).unwrap_err());
+        }
+        same(appender.begin_session().await.unwrap_err());
+        same(log.commit_offset(stream, &"audit".parse().unwrap(), Offset(1), Rewind::Refuse).await.unwrap_err());
+        // A restart looks at the disk, not at what was claimed.
+        drop((before, appender));
+        same(log.close().unwrap_err());
+        let log = Log::open(LogOptions::with_dir(folder.path())).unwrap();
+        assert_eq!(log.watermarks(stream).unwrap().visible, Offset(1));
     }
 }

@@ -132,7 +132,10 @@ impl Closer {
             let reason = "the writer thread panicked".into();
             self.shared.break_off(LogError::Broken(Arc::new(LogError::Store { action: "write", reason })));
         }
-        let Some(mut store) = self.shared.store.write().take() else { return Ok(()) };
+        let Some(mut store) = self.shared.store.write().take() else {
+            // It was closed to be opened anew, and that failed.
+            return self.shared.failure.read().clone().map_or(Ok(()), Err);
+        };
         let flushed = match self.shared.failure.read().clone() {
             Some(failure) => Err(failure),
             // What is in table files has checksums that notice damage; the write-ahead log would just end there.

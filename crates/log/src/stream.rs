@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::chunk::Chunk;
-use crate::epochs::EpochRecord;
+use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
@@ -120,10 +120,12 @@ impl Layout {
 
     /// The epoch of `offset`, and the first offset of the next epoch, if there is one.
     pub(crate) fn epoch_of(&self, offset: Offset) -> (Epoch, Option<Offset>) {
-        // Of epochs without events the newest is meant: that is where the offset will be.
-        let after = self.epochs.partition_point(|record| record.first_offset <= offset);
-        let epoch = after.checked_sub(1).and_then(|i| self.epochs.get(i)).map_or(Epoch::FIRST, |record| record.epoch);
-        (epoch, self.epochs.get(after).map(|record| record.first_offset))
+        epoch_of(&self.epochs, offset)
+    }
+
+    /// The first offset of the epoch after `epoch`, if there is one.
+    pub(crate) fn end_of(&self, epoch: Epoch) -> Option<Offset> {
+        self.epochs.iter().find(|record| record.epoch > epoch).map(|record| record.first_offset)
     }
 
     /// The first offset of the newest epoch. LSNs are in order from here on, and only from here on.

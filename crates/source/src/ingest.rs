@@ -215,7 +215,7 @@ impl<'a> Ingest<'a> {
     }
 
     async fn apply(&mut self, changes: &mut Vec<Change>) -> Result<(), SourceError> {
-        let (mut events, mut units) = (0, 0);
+        let (mut events, mut units, mut keepalives) = (0, 0, 0);
         let mut reached = None;
         for change in changes.drain(..) {
             match change {
@@ -251,6 +251,7 @@ impl<'a> Ingest<'a> {
                     self.tables.learn(relation, table);
                 }
                 Change::Idle { wal_end, reply_requested } => {
+                    keepalives += 1;
                     raise(&self.status.source_lsn, wal_end);
                     self.sent_through = self.sent_through.max(wal_end);
                     if self.may_idle(wal_end).await? {
@@ -263,6 +264,9 @@ impl<'a> Ingest<'a> {
         }
         self.status.events.fetch_add(events, Relaxed);
         self.status.transactions.fetch_add(units, Relaxed);
+        if keepalives > 0 {
+            self.status.keepalives.fetch_add(keepalives, Relaxed);
+        }
         if let Some(lsn) = reached {
             raise(&self.status.received_lsn, lsn);
             raise(&self.status.source_lsn, lsn);

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbstreamd_log::{Durable, Resume, SourceIdentity};
-use dbstreamd_model::{Lsn, StreamName};
+use dbstreamd_model::{Lsn, StreamName, TableSchema};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -68,15 +68,22 @@ pub trait Source: Send {
     }
 }
 
-/// Tells where a source's history ends now, whether or not it is being read: for who waits until the log has all of it.
+/// Answers about a source at any time, whether or not it is being read. Asks over a connection of its own.
 #[async_trait]
-pub trait SourceEnd: Send + Sync + std::fmt::Debug {
-    /// The end of what the source has made durable, and of what it had committed before the call. Asks over a
-    /// connection of its own.
+pub trait Inquiry: Send + Sync + std::fmt::Debug {
+    /// The end of what the source has made durable, and of what it had committed before the call: for who waits until the
+    /// log has all of it.
     ///
     /// # Errors
     /// When the source cannot be asked.
     async fn end(&self) -> Result<Lsn, SourceError>;
+
+    /// The tables whose changes it sends, as they would be announced and described if they changed now: for who has
+    /// lost a schema.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn tables(&self) -> Result<Vec<TableSchema>, SourceError>;
 }
 
 /// One running connection to a source.

@@ -98,6 +98,7 @@ pub struct StreamStatus {
     pub(crate) events: AtomicU64,
     pub(crate) transactions: AtomicU64,
     pub(crate) resent_transactions: AtomicU64,
+    pub(crate) keepalives: AtomicU64,
     pub(crate) sessions: AtomicU64,
     pub(crate) last_heard: AtomicI64,
     pub(crate) newest_commit_time: AtomicI64,
@@ -123,6 +124,7 @@ impl StreamStatus {
             events: AtomicU64::new(0),
             transactions: AtomicU64::new(0),
             resent_transactions: AtomicU64::new(0),
+            keepalives: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             last_heard: AtomicI64::new(0),
             newest_commit_time: AtomicI64::new(0),
@@ -240,6 +242,12 @@ impl StreamStatus {
     /// Units that the source sent again and that matched the log.
     pub fn resent_transactions(&self) -> u64 {
         self.resent_transactions.load(Relaxed)
+    }
+
+    /// Keepalives received since the process started: how often the source said where it is between transactions. Many a
+    /// second mean that feedback and source answer each other.
+    pub fn keepalives_received(&self) -> u64 {
+        self.keepalives.load(Relaxed)
     }
 
     /// How often the stream was opened again after its first session.

@@ -150,7 +150,7 @@ pub(crate) async fn drain(
     let stream = || entry.name.clone();
     let reached = || directory.log().watermarks(entry.id).map(|marks| marks.confirmed_through);
     let too_slow = |target, reached| LifecycleError::TooSlow { stream: stream(), target, reached, timeout };
-    let target = match tokio::time::timeout_at(deadline, running.end.end()).await {
+    let target = match tokio::time::timeout_at(deadline, running.inquiry.end()).await {
         Ok(end) => end.map_err(|source| LifecycleError::Source { stream: stream(), source })?,
         Err(_) => return Err(too_slow(Lsn::ZERO, reached()?)),
     };

@@ -2,7 +2,8 @@
 //!
 //! A named consumer keeps a copy of something, made from an epoch whose history did not go on: to let it apply the next
 //! epoch's changes to that copy would be a splice. So it gets all of the epoch it is in, and then the call ends with
-//! FAILED_PRECONDITION, again and again, until it subscribes with an explicit start, which says that it knows.
+//! FAILED_PRECONDITION, again and again, until it subscribes with an explicit start in the new epoch, which says that it
+//! knows. That is durable: it goes on from there without an explicit start.
 
 use std::collections::VecDeque;
 
@@ -17,23 +18,26 @@ use crate::epochs::{Crossing, contract};
 pub(super) struct Boundary {
     crossing: Crossing,
     /// Who must not cross; none for one who may.
-    held: Option<ConsumerName>,
-    /// It has had nothing yet, in this call or before: then it has no copy either.
-    blank: bool,
+    held: Option<Held>,
     /// Boundaries met and not told.
     untold: VecDeque<EpochRecord>,
+}
+
+/// A consumer that must not cross into a later epoch than its own.
+struct Held {
+    consumer: ConsumerName,
+    /// The epoch it goes on in; none while it has had nothing, in this call or before: then it has no copy either.
+    epoch: Option<Epoch>,
 }
 
 impl Boundary {
     /// Of a subscription whose next event is `next`. `held` is the consumer when it subscribed without an explicit start.
     pub(super) fn new(log: Log, stream: StreamId, next: Offset, held: Option<ConsumerName>) -> Self {
-        let committed = held.as_ref().and_then(|name| log.consumer(stream, name)).map(|record| record.committed);
-        Self {
-            blank: committed.unwrap_or(Offset::NONE) == Offset::NONE,
-            crossing: Crossing::before(log, stream, next),
-            held,
-            untold: VecDeque::new(),
-        }
+        let held = held.map(|consumer| {
+            let epoch = log.consumer(stream, &consumer).and_then(|record| record.epoch);
+            Held { consumer, epoch }
+        });
+        Self { crossing: Crossing::before(log, stream, next), held, untold: VecDeque::new() }
     }
 
     /// The epoch of what the client has had.
@@ -44,14 +48,16 @@ impl Boundary {
     /// The next event is of `epoch`. To be called before anything of it is delivered, and when all before it was.
     pub(super) fn meet(&mut self, epoch: Epoch) -> Result<(), Status> {
         let entered = self.crossing.enter(epoch);
-        let blank = std::mem::replace(&mut self.blank, false);
-        match (&self.held, entered.last()) {
-            (Some(consumer), Some(newest)) if !blank => Err(must_resynchronise(consumer, newest)),
-            _ => {
-                self.untold.extend(entered);
-                Ok(())
+        if let Some(held) = &mut self.held {
+            match (held.epoch, entered.last()) {
+                (Some(own), Some(newest)) if own < newest.epoch => {
+                    return Err(must_resynchronise(&held.consumer, newest));
+                }
+                (own, _) => held.epoch = own.max(Some(epoch)),
             }
         }
+        self.untold.extend(entered);
+        Ok(())
     }
 
     /// What the client must be told before anything else.

@@ -1,6 +1,6 @@
 //! The first request of a subscription, checked: which stream, who, from where, what, how much.
 
-use dbstreamd_log::{ConsumerState, LogError, Reader, SnapshotReason, StartAt};
+use dbstreamd_log::{Beginning, ConsumerState, LogError, Reader, SnapshotReason, StartAt};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, Op, Timestamp};
 use tonic::Status;
 
@@ -52,6 +52,11 @@ impl Plan {
             },
         };
         open_reader(directory, self.entry.id, at).await.map_err(|error| self.refusal(directory, &error))
+    }
+
+    /// What a subscription says by where it begins: who gives an explicit start knows what it has.
+    pub(super) fn beginning(&self) -> Beginning {
+        if self.from.is_some() { Beginning::Knowing } else { Beginning::Blank }
     }
 
     /// Whether it goes on where its consumer stopped.

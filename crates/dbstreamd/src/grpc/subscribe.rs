@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{Attendance, ChunkSlice, ConsumerState, Durable, LogError, Rewind};
+use dbstreamd_log::{Attendance, Beginning, ChunkSlice, ConsumerState, Durable, Log, LogError, SnapshotReason};
 use dbstreamd_model::{ConsumerName, Offset, StreamId};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -132,7 +132,7 @@ impl Subscription {
         let feed = Feed::new(log.clone(), stream, reader, boundary, std::mem::take(&mut plan.filter), plan.credit);
         let (begun_behind, _) = feed.reached();
         let (attendance, has) = match &plan.consumer {
-            Some(consumer) => introduce(directory, stream, consumer, begun_behind).await?,
+            Some(consumer) => introduce(&log, stream, consumer, begun_behind, plan.beginning()).await?,
             None => (None, None),
         };
         let acks = Acks::new(log, stream, plan.consumer.clone(), has);
@@ -242,28 +242,25 @@ impl Subscription {
     }
 }
 
-/// Makes a consumer known from its first subscription on, so that it holds the log before it has acknowledged anything. Also
-/// what it is known to have: unless it jumps ahead of what it committed, which only its own acknowledgement makes good,
-/// or has to, since it cannot go on where it was.
+/// Makes a consumer known from its first subscription on, so that it holds the log before it has acknowledged anything; and
+/// one that could not go on where it was, where it now begins. Also what it is known to have: unless it jumps ahead
+/// of what it committed without need, which only its own acknowledgement makes good.
 async fn introduce(
-    directory: &Directory,
+    log: &Log,
     stream: StreamId,
     consumer: &ConsumerName,
     begun_behind: Offset,
+    beginning: Beginning,
 ) -> Result<(Option<Attendance>, Option<Offset>), Status> {
-    let log = directory.log();
     let known = log.consumer(stream, consumer);
-    let has = match &known {
-        Some(known) => {
-            let anew = matches!(known.state, ConsumerState::NeedsSnapshot(_));
-            (anew || begun_behind <= known.committed).then_some(begun_behind)
-        }
-        None => {
-            log.commit_offset(stream, consumer, begun_behind, Rewind::Ignore)
-                .await
-                .map_err(|error| from_log(&error))?;
-            Some(begun_behind)
-        }
-    };
+    let anew = known.as_ref().is_none_or(|known| {
+        let crosses = known.epoch.is_some_and(|epoch| log.epoch_at(stream, begun_behind.next()) > epoch);
+        let trimmed = known.state == ConsumerState::NeedsSnapshot(SnapshotReason::Trimmed);
+        beginning == Beginning::Knowing && (crosses || trimmed)
+    });
+    if anew {
+        log.begin_consumer(stream, consumer, begun_behind, beginning).await.map_err(|error| from_log(&error))?;
+    }
+    let has = (anew || known.is_some_and(|known| begun_behind <= known.committed)).then_some(begun_behind);
     Ok((Some(log.attend(stream, consumer)), has))
 }

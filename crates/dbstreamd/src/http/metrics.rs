@@ -56,6 +56,7 @@ const STREAM_COUNTERS: &[Of<StreamSnapshot>] = &[
     ("dbstreamd_stream_received_transactions", "Transactions received from the source", |s| {
         float(s.transactions_received)
     }),
+    ("dbstreamd_stream_received_keepalives", "Keepalives received from the source", |s| float(s.keepalives_received)),
     ("dbstreamd_stream_reconnects", "Sessions with the source after the first", |s| float(s.reconnects)),
 ];
 

@@ -6,7 +6,7 @@ use dbstreamd_model::{ConsumerName, Epoch, SchemaId, StreamId, StreamName};
 
 use super::records::{self, Committed, Entry, Partition, SourceIdentity, StreamState, Trim};
 use super::{Batch, MetaKey, PartitionSeq, Store};
-use crate::epochs::EpochRecord;
+use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
 use crate::schemas::SchemaRegistry;
@@ -72,7 +72,10 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
         }
         MetaKey::Consumer(id, name) => {
             let name = name.parse().map_err(|_| damaged(format!("consumer {name:?}"), "its name is not a name"))?;
-            loaded.stream(id)?.consumers.insert(name, Committed::decode(value)?);
+            let stream = loaded.stream(id)?;
+            // Epochs sort before consumers.
+            let committed = Committed::decode(value, |offset| epoch_of(&stream.epochs, offset).0)?;
+            stream.consumers.insert(name, committed);
         }
         MetaKey::Partition(seq) => {
             loaded.partitions.insert(seq, Partition::decode(value)?);

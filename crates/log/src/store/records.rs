@@ -14,7 +14,7 @@ use crate::epochs::{EpochReason, EpochRecord};
 use crate::error::LogError;
 use crate::schemas::StoredSchema;
 
-/// First byte of every record.
+/// First byte of every record but those below.
 const RECORD_VERSION: u8 = 1;
 
 /// First byte of a stream's state since it counts schema versions.
@@ -22,6 +22,9 @@ const STATE_VERSION: u8 = 2;
 
 /// First byte of a schema that comes with facts.
 const SCHEMA_WITH_FACTS_VERSION: u8 = 2;
+
+/// First byte of a [`Committed`]. Version 1 had no epoch.
+const COMMITTED_VERSION: u8 = 2;
 
 /// A stream's watermarks: written in the batch of whatever moves them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,16 +95,28 @@ impl StreamState {
 pub(crate) struct Committed {
     pub(crate) offset: Offset,
     pub(crate) at: Timestamp,
+    /// The epoch it goes on in: that of its offset, or a later one that it began in. None while it has had nothing.
+    pub(crate) epoch: Option<Epoch>,
 }
 
 impl Committed {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        encode_numbers(&[self.offset.0, self.at.0.cast_unsigned()])
+        let mut out = vec![COMMITTED_VERSION];
+        out.extend_from_slice(&self.offset.0.to_be_bytes());
+        out.extend_from_slice(&self.at.0.to_be_bytes());
+        out.extend_from_slice(&self.epoch.map_or(0, |epoch| epoch.0).to_be_bytes());
+        out
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
-        read("a consumer's offset", bytes, |input| {
-            Some(Self { offset: Offset(input.u64()?), at: Timestamp(input.u64()?.cast_signed()) })
+    /// What [`encode`](Self::encode) wrote, or what version 1 did: `epoch_of` says what that one left out.
+    pub(crate) fn decode(bytes: &[u8], epoch_of: impl FnOnce(Offset) -> Epoch) -> Result<Self, LogError> {
+        read_versions("a consumer's offset", bytes, COMMITTED_VERSION, |version, input| {
+            let (offset, at) = (Offset(input.u64()?), Timestamp(input.u64()?.cast_signed()));
+            let epoch = match version {
+                RECORD_VERSION => (offset > Offset::NONE).then(|| epoch_of(offset)),
+                _ => Some(Epoch(input.u32()?)).filter(|epoch| *epoch >= Epoch::FIRST),
+            };
+            Some(Self { offset, at, epoch })
         })
     }
 }
@@ -396,8 +411,13 @@ mod tests {
         assert_eq!(StreamState::decode(&older).unwrap(), StreamState { schemas: SchemaId(0), ..state });
         let impossible = StreamState { visible: Offset(10), ..state };
         assert!(StreamState::decode(&impossible.encode()).is_err(), "visible is never above durable");
-        let committed = Committed { offset: Offset(4), at: time };
-        check(&committed, &committed.encode(), Committed::decode);
+        for epoch in [None, Some(Epoch(2))] {
+            let committed = Committed { offset: Offset(4), at: time, epoch };
+            check(&committed, &committed.encode(), |bytes| Committed::decode(bytes, |_| Epoch(7)));
+            let old = [&[RECORD_VERSION], &committed.encode()[1..17]].concat();
+            let committed = Committed { epoch: Some(Epoch(7)), ..committed };
+            check(&committed, &old, |bytes| Committed::decode(bytes, |_| Epoch(7)));
+        }
         let partition = Partition { created_at: time, dropping: true, class: 127 };
         check(&partition, &partition.encode(), Partition::decode);
         let entry = Entry { first_offset: Offset(1), lsn_before: Lsn(2), commit_time_before: time, bytes_before: 3 };

@@ -60,6 +60,8 @@ impl Writer {
             Command::Chunk(_) | Command::Commit(_) => {}
             #[cfg(test)]
             Command::Panic => panic!("as told"),
+            #[cfg(test)]
+            Command::Fail => return Err(LogError::Store { action: "write", reason: "as told".into() }),
         }
         Ok(Next::Continue)
     }

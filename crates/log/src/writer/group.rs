@@ -12,11 +12,11 @@ use super::partitions::Class;
 use super::queue::Reply;
 use super::{ChunkCommand, CommitCommand, Durable, Slot, Writer};
 use crate::chunk::{Chunk, encode};
+use crate::consumers::judge;
 use crate::credit::Credit;
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
 use crate::holds::Known;
-use crate::log::{Rewind, Watermarks};
 use crate::schemas::StoredSchema;
 use crate::store::{Batch, ChunkKey, Committed, Entry, MetaKey, PartitionSeq, StreamState, encode_schema};
 use crate::stream::{InFlight, Stream};
@@ -114,23 +114,22 @@ impl Writer {
 
     /// Puts a consumer's commit into the group, or refuses it.
     pub(super) fn gather_commit(&mut self, group: &mut Group, command: CommitCommand) -> Result<(), LogError> {
-        let CommitCommand { stream, consumer, offset, rewind, reply, permit } = command;
+        let CommitCommand { stream, consumer, offset, claim, reply, permit } = command;
         let marks = stream.published.watermarks();
         let id = (stream.id, consumer);
         let committed = match group.commits.get(&id) {
             Some((_, pending)) => Some(*pending),
             None => stream.consumers.read().get(&id.1).map(|known| known.committed),
         };
-        let known = committed.map(|committed| committed.offset);
-        let wanted = match judge(known, offset, &marks, rewind) {
-            Ok(wanted) => wanted,
+        let (wanted, epoch) = match judge(committed, offset, claim, &marks, |at| stream.layout.read().epoch_of(at).0) {
+            Ok(comes_to) => comes_to,
             Err(error) => {
                 // Nobody may be waiting any more; the refusal changes nothing.
                 let _ = reply.send(Err(error));
                 return Ok(());
             }
         };
-        if known.is_none() {
+        if committed.is_none() {
             let new = group.new_consumers.entry(id.0).or_default();
             let max = self.shared.options.consumers_per_stream_max;
             if stream.consumers.read().len() + *new >= max {
@@ -140,8 +139,8 @@ impl Writer {
             }
             *new += 1;
         }
-        if known != Some(wanted) {
-            let record = Committed { offset: wanted, at: Timestamp::now() };
+        if committed.is_none_or(|committed| (committed.offset, committed.epoch) != (wanted, epoch)) {
+            let record = Committed { offset: wanted, at: Timestamp::now(), epoch };
             self.store.put_meta(&mut group.batch, MetaKey::Consumer(id.0, id.1.as_str()), &record.encode())?;
             group.commits.insert(id, (stream, record));
         }
@@ -257,49 +256,5 @@ impl Slot {
             state.visible_commit_time = unit.commit_time;
             state.commit_time_max = chunk.commit_time_max;
         }
-    }
-}
-
-/// What a consumer's commit comes to.
-fn judge(known: Option<Offset>, wanted: Offset, marks: &Watermarks, rewind: Rewind) -> Result<Offset, LogError> {
-    let &Watermarks { visible, trim_point, .. } = marks;
-    if wanted > visible {
-        return Err(LogError::CommitPastEnd { requested: wanted, visible });
-    }
-    match (known, rewind) {
-        // A late acknowledgement tells the truth, whatever became of the events meanwhile.
-        (_, Rewind::Refuse | Rewind::Allow) if wanted < trim_point => {
-            Err(LogError::CommitTrimmed { requested: wanted, trim_point })
-        }
-        (Some(committed), Rewind::Refuse) if wanted < committed => {
-            Err(LogError::CommitRewinds { requested: wanted, committed })
-        }
-        (Some(committed), Rewind::Ignore) => Ok(wanted.max(committed)),
-        _ => Ok(wanted),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::Published;
-    use super::*;
-
-    #[test]
-    fn a_commit_goes_forward_up_to_the_visible_end_and_back_only_when_meant() {
-        let mut marks = Published::restored(&StreamState::NEW, Offset(2)).watermarks();
-        marks.visible = Offset(10);
-        let judge = |known, wanted, rewind| judge(known, Offset(wanted), &marks, rewind).ok().map(|o| o.0);
-        for rewind in [Rewind::Refuse, Rewind::Allow, Rewind::Ignore] {
-            assert_eq!(judge(None, 10, rewind), Some(10));
-            assert_eq!(judge(Some(Offset(3)), 7, rewind), Some(7));
-            assert_eq!(judge(Some(Offset(3)), 11, rewind), None);
-        }
-        assert_eq!(judge(Some(Offset(7)), 3, Rewind::Refuse), None);
-        assert_eq!(judge(Some(Offset(7)), 3, Rewind::Allow), Some(3));
-        assert_eq!(judge(Some(Offset(7)), 3, Rewind::Ignore), Some(7));
-        assert_eq!(judge(Some(Offset(7)), 2, Rewind::Allow), Some(2), "the next one is still there");
-        assert_eq!(judge(Some(Offset(7)), 1, Rewind::Allow), None, "the next one is gone");
-        assert_eq!(judge(Some(Offset(0)), 1, Rewind::Refuse), None);
-        assert_eq!(judge(Some(Offset(0)), 1, Rewind::Ignore), Some(1));
     }
 }

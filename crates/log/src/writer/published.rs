@@ -73,6 +73,12 @@ impl Published {
         });
     }
 
+    /// Claims more than any disk has.
+    #[cfg(test)]
+    pub(crate) fn claim_confirmed(&self, lsn: Lsn) {
+        self.watermarks.send_modify(|marks| marks.confirmed_through = lsn);
+    }
+
     /// Makes known what was read back after a failed write.
     pub(crate) fn restore(&self, state: &StreamState, trim_point: Offset) {
         self.watermarks.send_replace(watermarks(state, trim_point));

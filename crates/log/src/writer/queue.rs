@@ -17,10 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::Durable;
 use crate::appender::Restart;
 use crate::chunk::Chunk;
+use crate::consumers::Claim;
 use crate::credit::Credit;
 use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
-use crate::log::Rewind;
 use crate::schemas::StoredSchema;
 use crate::store::SourceIdentity;
 use crate::stream::{InFlight, Stream};
@@ -79,6 +79,9 @@ pub(crate) enum Command {
     /// Panic, to see what becomes of everyone else.
     #[cfg(test)]
     Panic,
+    /// Fail as if a write had.
+    #[cfg(test)]
+    Fail,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
@@ -102,7 +105,7 @@ pub(crate) struct CommitCommand {
     pub(crate) stream: Arc<Stream>,
     pub(crate) consumer: ConsumerName,
     pub(crate) offset: Offset,
-    pub(crate) rewind: Rewind,
+    pub(crate) claim: Claim,
     pub(crate) reply: Reply<Durable<Offset>>,
     /// One of the places of commits that wait.
     pub(crate) permit: OwnedSemaphorePermit,

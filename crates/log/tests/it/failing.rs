@@ -7,10 +7,15 @@ use std::process::{Command, Stdio};
 
 use dbstreamd_log::{CreditWindow, Log, LogError, LogOptions, Pump, Rewind, StartAt};
 
+use dbstreamd_model::{Offset, StreamId};
+
 use crate::support::*;
 
 const CHILD_DIR: &str = "DBSTREAMD_LOG_FAILING_DIR";
 const CHILD_RECOVERS: &str = "DBSTREAMD_LOG_FAILING_RECOVERS";
+/// A file larger than the room there is, outside the log: linked into it, it stands for a write-ahead log that is too large
+/// to be written to table files now.
+const CHILD_BALLAST: &str = "DBSTREAMD_LOG_FAILING_BALLAST";
 /// Bytes; less than what the log probes the disk with.
 const LIMIT: u64 = 600_000;
 
@@ -28,6 +33,8 @@ fn child_that_writes_until_the_disk_refuses() {
     let window = CreditWindow::new(1 << 20);
     runtime().block_on(async {
         let mut writer = Writer::begin(&log, stream).await;
+        // A consumer that acknowledges all the time: the failure comes in the middle of a commit.
+        let racing = tokio::spawn(commit_until_refused(log.clone(), stream));
         let mut state = 1_u64;
         let error = loop {
             let noise = |_| {
@@ -45,6 +52,10 @@ fn child_that_writes_until_the_disk_refuses() {
         assert!(matches!(error, LogError::Stopped(_)), "{error}");
         assert!(error.to_string().starts_with("the log stopped writing: "), "{error}");
         assert!(log.failure().is_some());
+        let (acknowledged, refused) = within(racing).await.unwrap();
+        assert!(matches!(refused, LogError::Stopped(_)), "{refused}");
+        let racer = || log.consumer(stream, &RACER.parse().unwrap()).unwrap().committed;
+        assert_eq!(racer(), acknowledged, "what was refused is not shown");
         let marks = log.watermarks(stream).unwrap();
         let audit = "audit".parse().unwrap();
         let commit = log.commit_offset(stream, &audit, marks.visible, Rewind::Refuse);
@@ -62,11 +73,15 @@ fn child_that_writes_until_the_disk_refuses() {
 
         let mut follower = log.reader(stream, StartAt::Offset(marks.visible.next())).unwrap();
         limit_files(None);
+        wait_for_room(&log, stream, Path::new(&dir)).await;
         let begun = tokio::time::Instant::now();
         while log.failure().is_some() {
             assert!(begun.elapsed() < PATIENCE, "it never writes again: {:?}", log.failure());
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
+        // The disk may have got what could not be acknowledged, and no less than what was.
+        let found = racer();
+        assert!(found >= acknowledged && found <= log.watermarks(stream).unwrap().visible, "{found}");
         // A session of before knows nothing of it, and must not go on as if nothing had been lost.
         writer.unit(TIME, &[b"behind what was lost".to_vec()]);
         assert!(matches!(writer.appender.pump(Pump::Now), Err(LogError::Interrupted)));
@@ -99,6 +114,42 @@ fn child_that_writes_until_the_disk_refuses() {
     }
 }
 
+/// The consumer that acknowledges all the time.
+const RACER: &str = "racer";
+
+/// Commits the newest visible offset until that is refused: the last that was acknowledged, and why no more was.
+async fn commit_until_refused(log: Log, stream: StreamId) -> (Offset, LogError) {
+    let (racer, mut acknowledged) = (RACER.parse().unwrap(), Offset::NONE);
+    loop {
+        let visible = log.watermarks(stream).unwrap().visible;
+        match within(log.commit_offset(stream, &racer, visible, Rewind::Ignore)).await {
+            Ok(durable) => acknowledged = durable.get(),
+            Err(error) => return (acknowledged, error),
+        }
+    }
+}
+
+/// With a ballast: the volume takes writes again, and is found too full to open the log; what is visible can be read
+/// meanwhile. Then the ballast goes.
+async fn wait_for_room(log: &Log, stream: StreamId, dir: &Path) {
+    let Some(ballast) = std::env::var_os(CHILD_BALLAST) else { return };
+    let link = dir.join("log/999999.log");
+    std::fs::hard_link(ballast, &link).unwrap();
+    // A probe is a file that comes and goes. The second one shows that the first, which succeeded, was not enough.
+    for _ in 0..2 {
+        let looked = || std::fs::metadata(dir).unwrap().modified().unwrap();
+        let (before, begun) = (looked(), tokio::time::Instant::now());
+        while looked() == before || dir.join("probe").exists() {
+            assert!(begun.elapsed() < PATIENCE, "it does not probe");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert!(matches!(log.failure(), Some(LogError::Stopped(_))), "{:?}", log.failure());
+        let seen = read_all(log, stream, StartAt::Earliest).await.unwrap();
+        assert_eq!(seen.len() as u64, log.watermarks(stream).unwrap().visible.0);
+    }
+    std::fs::remove_file(link).unwrap();
+}
+
 /// Limits, or no longer limits, the size of files that this process writes.
 fn limit_files(bytes: Option<u64>) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -113,9 +164,22 @@ fn a_disk_that_takes_writes_again_is_written_to_again_without_a_restart() {
     let log = Log::open(options(dir.path())).unwrap();
     let stream = log.stream_named("shop").unwrap();
     assert_eq!(log.watermarks(stream).unwrap().visible.0, told[0]);
-    assert_eq!(log.consumers(Some(stream))[0].committed.0, told[0]);
+    assert_eq!(log.consumer(stream, &"audit".parse().unwrap()).unwrap().committed.0, told[0]);
     let seen = runtime().block_on(read_all(&log, stream, StartAt::Earliest)).unwrap();
     assert_eq!(seen.len() as u64, told[0]);
+}
+
+#[test]
+fn a_log_that_needs_more_room_to_be_opened_than_there_is_waits_for_it_and_is_read_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let ballast = dir.path().join("ballast");
+    let volume = rustix::fs::statvfs(dir.path()).unwrap();
+    let length = (volume.f_bavail * volume.f_frsize).saturating_mul(2);
+    std::fs::File::create(&ballast).unwrap().set_len(length).unwrap();
+    let data = dir.path().join("data");
+    let told = run_child(&data, &[(CHILD_RECOVERS, "1"), (CHILD_BALLAST, ballast.to_str().unwrap())]);
+    let log = Log::open(options(&data)).unwrap();
+    assert_eq!(log.watermarks(log.stream_named("shop").unwrap()).unwrap().visible.0, told[0]);
 }
 
 #[test]

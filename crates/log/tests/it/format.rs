@@ -61,7 +61,8 @@ fn the_golden_directory_of_version_1_opens_and_reads() {
     let marks = log.watermarks(stream).unwrap();
     assert_eq!((marks.visible, marks.confirmed_through), (Offset(60), Lsn(0x17_0000_0000)));
     assert_eq!(runtime().block_on(read_all(&log, stream, StartAt::Earliest)).unwrap(), expected);
-    assert_eq!(log.consumers(None)[0].committed, Offset(17));
+    let consumer = &log.consumers(None)[0];
+    assert_eq!((consumer.committed, consumer.epoch), (Offset(17), Some(Epoch::FIRST)), "which its record did not say");
     assert_eq!(log.schemas(stream).len(), 2);
     assert_eq!((marks.epoch, log.epochs(stream)), (Epoch::FIRST, Vec::new()), "a log from before there were epochs");
     log.close().unwrap();

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use dbstreamd_log::{
-    ConsumerState, HoldChange, HoldLimits, HoldLost, Log, LogError, LogOptions, Retention, Rewind, SnapshotReason,
-    StartAt,
+    Beginning, ConsumerState, EpochBreak, EpochReason, HoldChange, HoldLimits, HoldLost, Log, LogError, LogOptions,
+    Retention, Rewind, SnapshotReason, SourceIdentity, StartAt,
 };
-use dbstreamd_model::{ConsumerName, Offset, StreamId};
+use dbstreamd_model::{ConsumerName, Epoch, Lsn, Offset, StreamId};
 
 use crate::support::*;
 
@@ -190,4 +190,41 @@ fn what_a_consumer_holds_does_not_cost_other_streams_their_history() {
         assert!(log.stream_bytes(held) + log.stream_bytes(other) < 25_000);
         assert_eq!(read_all(&log, other, StartAt::Offset(Offset(110))).await.unwrap(), second.events[109..]);
     });
+}
+
+#[test]
+fn the_epoch_a_consumer_goes_on_in_outlasts_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, stream) = open(dir.path(), LONG);
+    let of = |log: &Log, who| {
+        let record = log.consumer(stream, &name(who)).unwrap();
+        (record.committed.0, record.epoch.map(|epoch| epoch.0), record.state)
+    };
+    let needs = ConsumerState::NeedsSnapshot(SnapshotReason::NewEpoch);
+    let check = |log: &Log| {
+        assert_eq!(of(log, "audit"), (2, Some(1), needs));
+        assert_eq!(of(log, "blank"), (2, None, ConsumerState::Active), "it has had nothing");
+        assert_eq!(of(log, "knows"), (2, Some(2), ConsumerState::Active), "it has said that it knows");
+        assert_eq!(of(log, "reads"), (1, Some(1), ConsumerState::Active), "it may have the rest of its epoch");
+    };
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        writer.unit(TIME, &bodies(2, 10));
+        writer.settle().await;
+        within(log.commit_offset(stream, &name("audit"), Offset(2), Rewind::Refuse)).await.unwrap();
+        within(log.commit_offset(stream, &name("reads"), Offset(1), Rewind::Refuse)).await.unwrap();
+        let source = SourceIdentity { system_id: 1, timeline: 1 };
+        let broken = EpochBreak { reason: EpochReason::SlotGone, source_lsn: Lsn(9), source };
+        let raised = within(writer.appender.raise_epoch(broken)).await.unwrap();
+        assert_eq!((raised.epoch, raised.first_offset), (Epoch(2), Offset(3)));
+        let begin = [("blank", Beginning::Blank), ("knows", Beginning::Knowing), ("audit", Beginning::Blank)];
+        for (who, beginning) in begin {
+            within(log.begin_consumer(stream, &name(who), Offset(2), beginning)).await.unwrap();
+        }
+        let past = within(log.begin_consumer(stream, &name("other"), Offset(3), Beginning::Knowing)).await;
+        assert!(matches!(past, Err(LogError::CommitPastEnd { .. })), "{past:?}");
+        check(&log);
+    });
+    log.close().unwrap();
+    check(&open(dir.path(), LONG).0);
 }

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dbstreamd_model::{
-    Column, FactsOrigin, Lsn, RecordedFacts, StreamName, TableFacts, TableSchema, TypeDescription, TypeKind,
+    Column, FactsOrigin, Lsn, RecordedFacts, ReplicaIdentity, StreamName, TableFacts, TableSchema, TypeDescription,
+    TypeKind,
 };
 use tokio::time::Instant;
 
-use super::{ConnectOptions, Connection, PgError, Row, SessionKind};
+use super::{ConnectOptions, Connection, PgError, Row, SessionKind, quote_literal};
 use crate::SourceError;
 use crate::catalog::{Catalog, Described};
 
@@ -61,6 +62,37 @@ impl PgCatalog {
             self.connection = Some((connection, Instant::now()));
         }
         answer
+    }
+
+    /// The published tables, as they would be announced now, with descriptions of their types.
+    pub(super) async fn tables(&mut self, publication: &str) -> Result<Vec<TableSchema>, PgError> {
+        let rows = self.ask(&tables_sql(publication)).await?;
+        let mut tables: Vec<(&str, TableSchema)> = Vec::new();
+        for row in &rows {
+            let unreadable =
+                || PgError::protocol("the catalog listed the published tables in a form that cannot be read");
+            let (oid, table, column) = read_column(row).ok_or_else(unreadable)?;
+            if tables.last().is_none_or(|(last, _)| *last != oid) {
+                tables.push((oid, table));
+            }
+            if let (Some((_, table)), Some(column)) = (tables.last_mut(), column) {
+                table.columns.push(column);
+            }
+        }
+        let mut tables: Vec<_> = tables.into_iter().map(|(_, table)| table).collect();
+        let columns = tables.iter().flat_map(|table| &table.columns);
+        let foreign: Vec<u32> = columns.map(|column| column.type_oid).filter(|&oid| is_foreign(oid)).collect();
+        if !foreign.is_empty() {
+            let types = self.types(&foreign).await?;
+            tables.iter_mut().for_each(|table| describe_columns(table, &types));
+        }
+        Ok(tables)
+    }
+
+    pub(super) async fn close(self) {
+        if let Some((connection, _)) = self.connection {
+            connection.close().await;
+        }
     }
 
     /// The types with these OIDs, and those inside them.
@@ -111,9 +143,7 @@ impl Catalog for PgCatalog {
             schema.columns.iter().map(|column| column.type_oid).filter(|&oid| is_foreign(oid)).collect();
         if !foreign.is_empty() {
             let types = self.types(&foreign).await?;
-            for column in schema.columns.iter_mut().filter(|column| is_foreign(column.type_oid)) {
-                column.description = Some(describe(column, &types));
-            }
+            describe_columns(&mut schema, &types);
         }
         let facts = match self.facts(relation, announced).await {
             Ok(facts) => facts.map(Arc::new),
@@ -137,6 +167,65 @@ impl Catalog for PgCatalog {
 
 const fn is_foreign(oid: u32) -> bool {
     oid >= FOREIGN_FROM_OID
+}
+
+/// Per column, tables one after the other: oid, namespace, table, replica identity; then name, type's namespace and name (a
+/// domain's base's), type's oid, modifier, in the identity. Those are null for a table without columns.
+fn tables_sql(publication: &str) -> String {
+    format!(
+        "SELECT c.oid, n.nspname, c.relname, c.relreplident, a.attname, tn.nspname, t.typname, a.atttypid, a.atttypmod, \
+           c.relreplident = 'f' OR coalesce(a.attnum = ANY (i.indkey), false) \
+         FROM pg_catalog.pg_publication_tables p \
+         JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname \
+         JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
+         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+           AND CASE WHEN pg_catalog.to_jsonb(p) ? 'attnames' THEN pg_catalog.to_jsonb(p)->'attnames' ? a.attname::text \
+               ELSE a.attgenerated = '' END \
+         LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisvalid \
+           AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END \
+         LEFT JOIN LATERAL ( \
+           WITH RECURSIVE down(oid) AS ( \
+             SELECT a.atttypid UNION ALL \
+             SELECT d.typbasetype FROM down JOIN pg_catalog.pg_type d ON d.oid = down.oid AND d.typtype = 'd') \
+           SELECT b.* FROM down JOIN pg_catalog.pg_type b ON b.oid = down.oid AND b.typtype <> 'd') t ON true \
+         LEFT JOIN pg_catalog.pg_namespace tn ON tn.oid = t.typnamespace \
+         WHERE p.pubname = {} ORDER BY c.oid, a.attnum",
+        quote_literal(publication)
+    )
+}
+
+/// A row of that: the table's OID, the table without columns, and the column.
+fn read_column(row: &Row) -> Option<(&str, TableSchema, Option<Column>)> {
+    let field = |index: usize| row.get(index)?.as_deref();
+    let table = TableSchema {
+        namespace: field(1)?.to_owned(),
+        table: field(2)?.to_owned(),
+        replica_identity: ReplicaIdentity::from_code(field(3)?.bytes().next()?)?,
+        columns: Vec::new(),
+    };
+    let column = match field(4) {
+        None => None,
+        Some(name) => Some(Column {
+            name: name.to_owned(),
+            type_name: type_name(field(5)?, field(6)?),
+            type_oid: field(7)?.parse().ok()?,
+            type_modifier: field(8)?.parse().ok()?,
+            in_identity: field(9)? == "t",
+            description: None,
+        }),
+    };
+    Some((field(0)?, table, column))
+}
+
+/// As in schema versions: PostgreSQL's own types have bare names.
+fn type_name(namespace: &str, name: &str) -> String {
+    if namespace == "pg_catalog" { name.to_owned() } else { format!("{namespace}.{name}") }
+}
+
+fn describe_columns(schema: &mut TableSchema, types: &HashMap<u32, TypeRow>) {
+    for column in schema.columns.iter_mut().filter(|column| is_foreign(column.type_oid)) {
+        column.description = Some(describe(column, types));
+    }
 }
 
 /// Per type: oid, namespace, name, what it is, its delimiter, the type inside.
@@ -171,10 +260,7 @@ struct TypeRow {
 impl TypeRow {
     fn read(row: &Row) -> Option<(u32, Self)> {
         let field = |index: usize| row.get(index)?.as_deref();
-        let name = match (field(1)?, field(2)?) {
-            ("pg_catalog", name) => name.to_owned(),
-            (namespace, name) => format!("{namespace}.{name}"),
-        };
+        let name = type_name(field(1)?, field(2)?);
         let letter = |index: usize| field(index).and_then(|text| text.bytes().next());
         let read = Self { name, kind: letter(3)?, delimiter: letter(4)?, inside: field(5)?.parse().ok()? };
         Some((field(0)?.parse().ok()?, read))

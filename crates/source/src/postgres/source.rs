@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dbstreamd_log::{Failpoint, Resume};
-use dbstreamd_model::{Lsn, StreamName};
+use dbstreamd_model::{Lsn, StreamName, TableSchema};
 use tokio::sync::Notify;
 
 use super::catalog::PgCatalog;
@@ -15,7 +15,7 @@ use super::decode::Decoder;
 use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, guard, setup};
 use crate::epochs::{EPOCHS_PER_HOUR_MAX, HistoryBreak, permit};
 use crate::error::SourceError;
-use crate::{Change, Confirmer, OnGap, OnLostSlot, Progress, Session, Source, SourceEnd, SourceReader, StreamStatus};
+use crate::{Change, Confirmer, Inquiry, OnGap, OnLostSlot, Progress, Session, Source, SourceReader, StreamStatus};
 
 /// Shortest time between two status updates that nobody asked for: durable positions move thousands of times a
 /// second, and each update wakes the walsender.
@@ -153,7 +153,7 @@ const FLUSH_LOOKS_MAX: u32 = 8;
 const FLUSH_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 #[async_trait]
-impl SourceEnd for PostgresSource {
+impl Inquiry for PostgresSource {
     async fn end(&self) -> Result<Lsn, SourceError> {
         let mut connection = Connection::connect(&self.settings.connect, SessionKind::Ordinary).await?;
         let (mut flushed, written) = wal_ends(&mut connection).await?;
@@ -166,6 +166,13 @@ impl SourceEnd for PostgresSource {
         }
         connection.close().await;
         Ok(flushed)
+    }
+
+    async fn tables(&self) -> Result<Vec<TableSchema>, SourceError> {
+        let mut catalog = PgCatalog::new(self.settings.name.clone(), self.settings.connect.clone());
+        let tables = catalog.tables(&self.settings.publication).await?;
+        catalog.close().await;
+        Ok(tables)
     }
 }
 

@@ -99,6 +99,11 @@ async fn a_named_consumer_that_waits_at_the_end_is_ended_when_the_new_epoch_has_
     fixture.stop().await;
 }
 
+/// How the consumer stands to the log.
+fn state(fixture: &Fixture) -> &'static str {
+    fixture.log.consumer(fixture.stream, &"audit".parse().unwrap()).unwrap().state.name()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_consumer_that_never_had_anything_of_the_old_epoch_has_nothing_to_resynchronise() {
     let keep_little = |_: &mut _, options: &mut LogOptions| {
@@ -111,10 +116,90 @@ async fn a_new_consumer_that_never_had_anything_of_the_old_epoch_has_nothing_to_
     fixture.raise_epoch(50).await;
     fixture.log.apply_retention().await.unwrap();
     assert_eq!(fixture.log.watermarks(fixture.stream).unwrap().trim_point.0, 3, "the old epoch is gone");
+    let mut waiting = fixture.subscribe(named(None)).await;
+    waiting.progress_to(3).await;
+    assert_eq!((fixture.committed("audit"), state(&fixture)), (3, "ACTIVE"), "it begins where the log does");
+    drop(waiting);
     fixture.commit_many(&orders, 1).await;
-    let mut new = fixture.subscribe(named(None)).await;
-    assert_eq!(offsets(&new.events(1).await), [4]);
-    assert_eq!(new.epochs.len(), 1, "it is told all the same");
+    // It comes back before it has acknowledged anything, again and again.
+    for _ in 0..2 {
+        let mut new = fixture.subscribe(named(None)).await;
+        assert_eq!(offsets(&new.events(1).await), [4]);
+        assert_eq!(new.epochs.len(), 1, "it is told all the same");
+    }
+    // What it had of the second epoch, acknowledged or not, it gets again, and no more than that.
+    fixture.raise_epoch(60).await;
+    fixture.commit_many(&orders, 1).await;
+    let mut held = fixture.subscribe(named(None)).await;
+    assert_eq!(offsets(&held.events(1).await), [4]);
+    assert_eq!(held.batch().await.unwrap_err().code(), Code::FailedPrecondition);
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_explicit_start_in_the_new_epoch_is_good_at_once_and_for_the_next_subscriptions() {
+    let mut fixture = Fixture::start().await;
+    let orders = table("orders");
+    fixture.commit_many(&orders, 3).await;
+    let commit = |offset| proto::CommitOffsetRequest { consumer: "audit".into(), offset, ..Default::default() };
+    fixture.client().await.commit_offset(commit(3)).await.unwrap();
+    fixture.raise_epoch(50).await;
+    assert_eq!(state(&fixture), "NEEDS_SNAPSHOT");
+    // The epoch has nothing yet: no offset shows that the consumer is in it.
+    let mut knowing = fixture.subscribe(named(from_offset(4))).await;
+    knowing.progress_to(3).await;
+    assert_eq!((fixture.committed("audit"), state(&fixture)), (3, "ACTIVE"));
+    drop(knowing);
+    fixture.commit_many(&orders, 1).await;
+    let mut resumed = fixture.subscribe(named(None)).await;
+    assert_eq!(offsets(&resumed.events(1).await), [4], "it need not say so again");
+    assert_eq!(resumed.epochs.len(), 1);
+    drop(resumed);
+
+    // The next break holds it anew; it goes on past what there is, as the refusal says it can.
+    fixture.raise_epoch(60).await;
+    fixture.commit_many(&orders, 2).await;
+    let mut held = fixture.subscribe(named(None)).await;
+    assert_eq!(offsets(&held.events(1).await), [4]);
+    assert_eq!(held.batch().await.unwrap_err().code(), Code::FailedPrecondition);
+    // To read the old epoch once more is no answer to that.
+    let mut again = fixture.subscribe(named(from_offset(2))).await;
+    assert_eq!(offsets(&again.events(3).await), [2, 3, 4]);
+    drop(again);
+    assert_eq!(fixture.committed("audit"), 3);
+    let mut knowing = fixture.subscribe(named(from_offset(7))).await;
+    knowing.progress_to(6).await;
+    assert_eq!((fixture.committed("audit"), state(&fixture)), (6, "ACTIVE"));
+    drop(knowing);
+    fixture.commit_many(&orders, 1).await;
+    let mut resumed = fixture.subscribe(named(None)).await;
+    assert_eq!(offsets(&resumed.events(1).await), [7]);
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_place_was_trimmed_is_well_as_soon_as_it_begins_elsewhere() {
+    let keep_little = |_: &mut _, options: &mut LogOptions| {
+        options.partition_bytes_max = 1;
+        options.retention = Retention { age: None, bytes: Some(1) };
+        options.holds.max_hold_bytes = 0;
+    };
+    let mut fixture = Fixture::start_with(keep_little).await;
+    let orders = table("orders");
+    fixture.commit_many(&orders, 1).await;
+    let commit = |offset| proto::CommitOffsetRequest { consumer: "audit".into(), offset, ..Default::default() };
+    fixture.client().await.commit_offset(commit(1)).await.unwrap();
+    fixture.commit_many(&orders, 4).await;
+    fixture.log.apply_retention().await.unwrap();
+    assert_eq!(state(&fixture), "NEEDS_SNAPSHOT");
+    assert_eq!(fixture.subscribe(named(None)).await.refused().await.code(), Code::FailedPrecondition);
+    let mut anew = fixture.subscribe(named(from_offset(6))).await;
+    anew.progress_to(5).await;
+    assert_eq!((fixture.committed("audit"), state(&fixture)), (5, "ACTIVE"));
+    drop(anew);
+    fixture.commit_many(&orders, 1).await;
+    let mut resumed = fixture.subscribe(named(None)).await;
+    assert_eq!(offsets(&resumed.events(1).await), [6]);
     fixture.stop().await;
 }
 
