@@ -19,6 +19,7 @@ use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
+use crate::skips::Skip;
 use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
 use crate::writer::Published;
 
@@ -36,6 +37,8 @@ pub(crate) struct Stream {
     pub(crate) schemas: RwLock<Arc<SchemaRegistry>>,
     /// Where on disk what is.
     pub(crate) layout: RwLock<Layout>,
+    /// Stretches that who cannot read them may leave out.
+    pub(crate) skips: RwLock<Vec<Skip>>,
     /// Whose history it is, as far as that is durable.
     pub(crate) source: Mutex<Option<SourceIdentity>>,
     /// Consumers with a durable commit; who of them is there is nobody's but memory's.
@@ -72,6 +75,7 @@ impl Stream {
             appended: AtomicU64::new(loaded.state.durable.0),
             schemas: RwLock::new(Arc::new(loaded.schemas.clone())),
             layout: RwLock::new(Layout::new(loaded)),
+            skips: RwLock::new(loaded.skips.clone()),
             source: Mutex::new(loaded.source),
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             retention_age: RwLock::new(None),
@@ -88,6 +92,7 @@ impl Stream {
     pub(crate) fn restore(&self, loaded: &LoadedStream) {
         *self.schemas.write() = Arc::new(loaded.schemas.clone());
         *self.layout.write() = Layout::new(loaded);
+        *self.skips.write() = loaded.skips.clone();
         *self.source.lock() = loaded.source;
         let mut consumers = self.consumers.write();
         consumers.retain(|name, _| loaded.consumers.contains_key(name));

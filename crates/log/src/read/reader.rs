@@ -99,6 +99,14 @@ impl Reader {
         self.held = None;
     }
 
+    /// Goes on at `next`, further on, without what lies between: for who may leave out what cannot be read.
+    pub fn skip_to(&mut self, next: Offset) {
+        if next > self.next {
+            self.let_go(self.next);
+            self.next = next;
+        }
+    }
+
     /// The next events, as soon as there are any. Cancel-safe.
     ///
     /// # Errors

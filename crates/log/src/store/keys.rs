@@ -70,6 +70,8 @@ pub(crate) enum MetaKey<'a> {
     Trim(StreamId),
     /// `0a stream` → whose history the stream is (`SourceIdentity`).
     Source(StreamId),
+    /// `0d stream offset` → a stretch from that offset on that may be left out (`Skip`).
+    Skip(StreamId, Offset),
     /// `0b name` → a setting's value, chosen while the daemon ran (`encode_setting`).
     Setting(&'a str),
 }
@@ -95,6 +97,10 @@ impl<'a> MetaKey<'a> {
             Self::Directory(stream, seq) => put(8, &[stream.0, seq.0]),
             Self::Trim(stream) => put(9, &[stream.0]),
             Self::Source(stream) => put(10, &[stream.0]),
+            Self::Skip(stream, first) => {
+                put(13, &[stream.0]);
+                out.extend_from_slice(&first.0.to_be_bytes());
+            }
             Self::Setting(name) => {
                 put(11, &[]);
                 out.extend_from_slice(name.as_bytes());
@@ -121,6 +127,10 @@ impl<'a> MetaKey<'a> {
             8 => Self::Directory(StreamId(take()?), PartitionSeq(take()?)),
             9 => Self::Trim(StreamId(take()?)),
             10 => Self::Source(StreamId(take()?)),
+            13 => {
+                let stream = StreamId(take()?);
+                return Some(Self::Skip(stream, Offset(u64::from_be_bytes(rest.try_into().ok()?))));
+            }
             11 => return Some(Self::Setting(std::str::from_utf8(rest).ok()?)),
             _ => return None,
         };
@@ -156,6 +166,7 @@ mod tests {
             MetaKey::Trim(s),
             MetaKey::Source(s),
             MetaKey::Setting("retention-age"),
+            MetaKey::Skip(s, Offset(5)),
         ];
         for key in keys {
             let bytes = key.to_bytes();

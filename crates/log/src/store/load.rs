@@ -10,6 +10,7 @@ use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
 use crate::schemas::SchemaRegistry;
+use crate::skips::Skip;
 
 /// Everything the records say.
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ pub(crate) struct LoadedStream {
     pub(crate) source: Option<SourceIdentity>,
     pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) schemas: SchemaRegistry,
+    pub(crate) skips: Vec<Skip>,
     pub(crate) directory: Vec<(PartitionSeq, Entry)>,
     pub(crate) consumers: BTreeMap<ConsumerName, Committed>,
 }
@@ -84,6 +86,10 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
         MetaKey::Trim(id) => loaded.stream(id)?.trim = Trim::decode(value)?,
         MetaKey::Setting(name) => {
             loaded.settings.insert(name.to_owned(), records::decode_setting(value)?);
+        }
+        MetaKey::Skip(id, first) => {
+            let skip = records::decode_skip(first, value)?;
+            loaded.stream(id)?.skips.push(skip);
         }
         MetaKey::Source(id) => loaded.stream(id)?.source = Some(SourceIdentity::decode(value)?),
     }
@@ -169,6 +175,7 @@ impl LoadedStream {
             source: None,
             epochs: Vec::new(),
             schemas: SchemaRegistry::default(),
+            skips: Vec::new(),
             directory: Vec::new(),
             consumers: BTreeMap::new(),
         }

@@ -13,6 +13,7 @@ use dbstreamd_model::{
 use crate::epochs::{EpochReason, EpochRecord};
 use crate::error::LogError;
 use crate::schemas::StoredSchema;
+use crate::skips::Skip;
 
 /// First byte of every record but those below.
 const RECORD_VERSION: u8 = 1;
@@ -322,6 +323,21 @@ pub(crate) fn encode_setting(value: &str) -> Vec<u8> {
     out
 }
 
+/// Behind the key's offset: where the skip ends, when it was decided, by whom and why.
+pub(crate) fn encode_skip(skip: &Skip) -> Vec<u8> {
+    let mut out = encode_numbers(&[skip.next.0, skip.at.0.cast_unsigned()]);
+    put_text(&mut out, &skip.note);
+    out
+}
+
+pub(crate) fn decode_skip(first: Offset, bytes: &[u8]) -> Result<Skip, LogError> {
+    read("a skip", bytes, |input| {
+        let (next, at) = (Offset(input.u64()?), Timestamp(input.u64()?.cast_signed()));
+        let note = input.text()?.to_owned();
+        (first < next).then_some(Skip { first, next, at, note })
+    })
+}
+
 fn put_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
     out.extend_from_slice(text.as_bytes());
@@ -443,6 +459,8 @@ mod tests {
             assert!(decode_epoch(Epoch(2), &unknown).is_err(), "a reason nobody knows");
         }
         check(&"7d".to_owned(), &encode_setting("7d"), decode_setting);
+        let skip = Skip { first: Offset(3), next: Offset(9), at: time, note: "ann: broken".into() };
+        check(&skip, &encode_skip(&skip), |bytes| decode_skip(Offset(3), bytes));
     }
 
     #[test]

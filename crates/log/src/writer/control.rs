@@ -11,9 +11,10 @@ use crate::chunk::CodecChoice;
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
 use crate::schemas::StoredSchema;
+use crate::skips::Skip;
 use crate::store::{
     Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState, encode_schema,
-    encode_setting,
+    encode_setting, encode_skip,
 };
 use crate::stream::Stream;
 
@@ -37,6 +38,10 @@ impl Writer {
             }
             Command::Bind { stream, source, confirmed_max, reply } => {
                 self.bind(&stream, source, confirmed_max)?;
+                let _ = reply.send(Ok(()));
+            }
+            Command::Skip { stream, skip, reply } => {
+                self.skip(&stream, skip)?;
                 let _ = reply.send(Ok(()));
             }
             Command::RestoreSchemas { stream, schemas, reply } => {
@@ -112,6 +117,18 @@ impl Writer {
         slot.state = state;
         *stream.source.lock() = Some(source);
         stream.published.publish(&state);
+        Ok(())
+    }
+
+    fn skip(&mut self, stream: &Stream, skip: Skip) -> Result<(), LogError> {
+        let mut batch = Batch::default();
+        self.store.put_meta(&mut batch, MetaKey::Skip(stream.id, skip.first), &encode_skip(&skip))?;
+        self.store.commit(&batch)?;
+        let mut skips = stream.skips.write();
+        // One from the same place on is replaced, on disk too.
+        skips.retain(|known| known.first != skip.first);
+        skips.push(skip);
+        skips.sort_unstable_by_key(|skip| skip.first);
         Ok(())
     }
 

@@ -22,6 +22,7 @@ use crate::credit::Credit;
 use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
 use crate::schemas::StoredSchema;
+use crate::skips::Skip;
 use crate::store::SourceIdentity;
 use crate::stream::{InFlight, Stream};
 
@@ -48,6 +49,11 @@ pub(crate) enum Command {
         reply: Reply<Option<Offset>>,
     },
     /// Store whose history a stream is, and that nothing of it past `confirmed_max` may be forgotten yet.
+    Skip {
+        stream: Arc<Stream>,
+        skip: Skip,
+        reply: Reply<()>,
+    },
     RestoreSchemas {
         stream: Arc<Stream>,
         schemas: Vec<StoredSchema>,
