@@ -458,10 +458,13 @@ fn an_idle_database_beside_a_busy_one_is_confirmed_and_a_hundred_restarts_begin_
         let (mut confirmed, begun) = (0, Instant::now());
         for round in 0..RESTARTS {
             let mut daemon = shop.streaming();
-            eventually("the idle database's slot advances", || {
-                let now = shop.slot("confirmed_flush_lsn - '0/0'").parse::<u64>().unwrap();
-                (now > confirmed).then(|| confirmed = now)
-            });
+            // That takes a second, since an idle position alone is not worth a write more often: not each time.
+            if round % 5 == 0 {
+                eventually("the idle database's slot advances", || {
+                    let now = shop.slot("confirmed_flush_lsn - '0/0'").parse::<u64>().unwrap();
+                    (now > confirmed).then(|| confirmed = now)
+                });
+            }
             let stream = &daemon.streams()[0];
             assert_eq!((&stream["epoch"], &stream["visible_offset"]), (&1.into(), &0.into()), "round {round}");
             // Politely, and not.

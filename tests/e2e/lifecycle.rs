@@ -195,7 +195,8 @@ fn a_pause_while_the_slot_is_being_created_stops_at_once_and_a_resume_misses_not
             cluster.psql("postgres", sleeping).ok().filter(|pid| !pid.is_empty())
         });
         let daemon = Daemon::start(&[&url], &dir.path().join("data"));
-        let creating = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT lsn%create_logical_replication_slot%'";
+        let creating =
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT lsn%create_logical_replication_slot%'";
         eventually("the slot is being created", || (cluster.psql("postgres", creating).unwrap() == "1").then_some(()));
         assert_eq!(state(&daemon), "SETUP");
         assert_eq!(daemon.ask_json(&["pause", "shop"])["stream"]["state"], "PAUSED");
