@@ -23,6 +23,8 @@ mod consumers;
 mod demo;
 #[path = "e2e/epochs.rs"]
 mod epochs;
+#[path = "e2e/failover.rs"]
+mod failover;
 #[path = "e2e/failpoints.rs"]
 mod failpoints;
 #[path = "e2e/foreign_client.rs"]

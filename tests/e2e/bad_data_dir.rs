@@ -72,7 +72,7 @@ fn a_flipped_byte_in_a_chunk_is_detected_named_and_never_served() {
     cluster.psql("shop", &format!("INSERT INTO t VALUES (1, '{marker}')")).unwrap();
     wait_visible(&daemon, 1);
     assert!(daemon.stop().success());
-    let flipped = flip_a_byte_behind(&data, marker.as_bytes());
+    let flipped = flip_a_byte_behind(&data, marker.as_bytes(), |_| true);
     assert!(flipped > 0, "the marker is somewhere in the data directory");
     // RocksDB's own checksums may refuse to open, or ours refuse to serve: never a wrong value.
     let mut child = Command::new(&[
@@ -129,13 +129,48 @@ fn a_flipped_byte_in_a_chunk_is_detected_named_and_never_served() {
     }
 }
 
-/// Changes the byte before every occurrence of `needle` in every file below `dir`; gives how many.
-fn flip_a_byte_behind(dir: &Path, needle: &[u8]) -> usize {
+#[test]
+fn damage_that_is_found_is_a_notice_a_line_in_the_log_a_metric_and_no_longer_healthy() {
+    let cluster = cluster();
+    let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY, body text)");
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let mut daemon = Daemon::streaming(&url, &data);
+    let marker = "the-needle-in-the-chunk";
+    cluster.psql("shop", &format!("INSERT INTO t VALUES (1, '{marker}')")).unwrap();
+    wait_visible(&daemon, 1);
+    assert!(daemon.stop().success());
+    let table_file = |path: &Path| path.extension().is_some_and(|extension| extension == "sst");
+    assert_eq!(flip_a_byte_behind(&data, marker.as_bytes(), table_file), 1);
+
+    // The newest chunk is looked at when the log is opened; the stream itself goes on.
+    let daemon = Daemon::streaming(&url, &data);
+    let (_, notices) = crate::support::http::get(&daemon.http, "/v1/notices").unwrap();
+    let notices: serde_json::Value = serde_json::from_str(&notices).unwrap();
+    let found: Vec<_> =
+        notices["notices"].as_array().unwrap().iter().filter(|notice| notice["kind"] == "damage_found").collect();
+    assert_eq!((found.len(), &found[0]["stream"], &found[0]["severity"]), (1, &"shop".into(), &"error".into()));
+    assert_eq!(daemon.metric("dbstreamd_notices_total{kind=\"damage_found\",severity=\"error\"}"), 1.0);
+    let said = daemon.stderr();
+    let line = said.lines().find(|line| line.contains("damage_found")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("ERROR") && line.contains("shop"), "{line}");
+    let (status, health) = crate::support::http::get(&daemon.http, "/health").unwrap();
+    assert!(status == 503 && health.contains("damaged"), "{status} {health}");
+    cluster.psql("shop", "INSERT INTO t VALUES (2, 'behind it')").unwrap();
+    wait_visible(&daemon, 2);
+    assert_eq!(daemon.tail(&["shop", "--from", "2", "--until-caught-up"]).len(), 1);
+}
+
+/// Changes the byte before every occurrence of `needle` in every file below `dir` that is `wanted`; gives how many.
+fn flip_a_byte_behind(dir: &Path, needle: &[u8], wanted: impl Fn(&Path) -> bool + Copy) -> usize {
     let mut flipped = 0;
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            flipped += flip_a_byte_behind(&path, needle);
+            flipped += flip_a_byte_behind(&path, needle, wanted);
+            continue;
+        }
+        if !wanted(&path) {
             continue;
         }
         let mut bytes = fs::read(&path).unwrap();

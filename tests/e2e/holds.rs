@@ -45,6 +45,10 @@ fn a_dead_consumer_holds_the_log_within_its_limit_and_the_servers_wal_not_at_all
     let megabyte = "INSERT INTO t (note) SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 1000) g, \
                     generate_series(1, 32) GROUP BY g";
     let (mut seen, mut wal_max) = (Vec::new(), 0);
+    let clock =
+        || cluster.psql("shop", "SELECT extract(epoch FROM clock_timestamp())").unwrap().parse::<f64>().unwrap();
+    let keepalives = || daemon.metric("dbstreamd_stream_received_keepalives_total{stream=\"shop\"}");
+    let (began, before) = (clock(), keepalives());
     for _ in 0..missed_megabytes() {
         cluster.psql("shop", megabyte).unwrap();
         let state = consumer(&daemon, "audit")["state"].as_str().unwrap().to_owned();
@@ -57,12 +61,15 @@ fn a_dead_consumer_holds_the_log_within_its_limit_and_the_servers_wal_not_at_all
     eventually("the consumer's place is gone", || {
         (consumer(&daemon, "audit")["state"] == "NEEDS_SNAPSHOT").then_some(())
     });
+    let (seconds, keepalives) = (clock() - began, keepalives() - before);
+    assert!(keepalives > 0.0 && keepalives <= 10.0 * seconds, "{keepalives} keepalives in {seconds} s");
     assert_eq!(seen.first().map(String::as_str), Some("ACTIVE"));
     assert!(seen.contains(&"LAGGING".to_owned()), "{seen:?}");
     assert!(wal_max < 400 << 20, "the server kept {wal_max} bytes of WAL");
     eprintln!(
-        "pg_wal at most {} MB, states {seen:?}, RSS {} MB, at rest {} MB",
+        "pg_wal at most {} MB, states {seen:?}, {:.2} keepalives/s, RSS {} MB, at rest {} MB",
         wal_max >> 20,
+        keepalives / seconds,
         daemon.peak_rss() >> 20,
         at_rest >> 20
     );
@@ -110,6 +117,13 @@ fn a_consumer_within_its_limits_finds_everything_although_retention_would_have_r
     wait_visible(&daemon, rows);
     assert!(daemon.stop().success());
     let daemon = Daemon::start_with(&args, &data);
+    let told = |kind: &str, severity: &str| {
+        eventually(kind, || http::get(&daemon.http, "/v1/notices").unwrap().1.contains(kind).then_some(()));
+        let counted = format!("dbstreamd_notices_total{{kind=\"{kind}\",severity=\"{severity}\"}}");
+        assert_eq!(daemon.metric(&counted), 1.0, "{kind}");
+        assert!(daemon.stderr().contains(kind), "a notice is a log line too");
+    };
+    told("retention_paused", "warning");
     let events = daemon.tail(&["shop", "--consumer", "audit", "--until-caught-up"]);
     assert_eq!(events.len() as u64, rows);
     assert_eq!((events[0]["offset"].as_u64(), consumer(&daemon, "audit")["lag_bytes"].as_u64()), (Some(1), Some(0)));
@@ -117,4 +131,5 @@ fn a_consumer_within_its_limits_finds_everything_although_retention_would_have_r
     eventually("retention removes what was kept for it", || {
         (daemon.streams()[0]["trim_point"].as_u64().unwrap() > 1).then_some(())
     });
+    told("retention_resumed", "info");
 }

@@ -158,6 +158,65 @@ fn a_drain_under_load_has_everything_the_source_had_and_then_stops() {
 }
 
 #[test]
+fn a_drain_that_is_out_of_time_says_how_far_it_got_and_leaves_the_stream_as_it_was() {
+    let cluster = cluster();
+    let url = database(&cluster, "shop", SCHEMA);
+    let daemon = Daemon::serving(&[&url]);
+    workload::write(&cluster, "shop", 1, 1, 10);
+    wait_visible(&daemon, events_of(10));
+    // The server still answers, and its sender stands still: what is written now does not come.
+    let sender = cluster.psql("shop", "SELECT active_pid FROM pg_replication_slots").unwrap();
+    let sender = rustix::process::Pid::from_raw(sender.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(sender, rustix::process::Signal::STOP).unwrap();
+    workload::write(&cluster, "shop", 1, 11, 10);
+    let late = daemon.ask(&["drain", "shop", "--timeout", "1s"]);
+    assert_eq!(late.status.code(), Some(1), "{}", late.stdout);
+    for part in ["did not have everything up to", "within 1 s; it got to", "goes on as before", "--timeout"] {
+        assert!(late.error_line().contains(part), "{part} is not in {}", late.error_line());
+    }
+    assert_eq!(state(&daemon), "STREAMING", "it was not paused");
+    assert_eq!(daemon.streams()[0]["visible_offset"], events_of(10));
+    rustix::process::kill_process(sender, rustix::process::Signal::CONT).unwrap();
+    assert_eq!(daemon.ask_json(&["drain", "shop", "--timeout", "100s"])["stream"]["state"], "PAUSED");
+    workload::check(&daemon.everything("shop"), 1, 20);
+}
+
+#[test]
+fn a_pause_while_the_slot_is_being_created_stops_at_once_and_a_resume_misses_nothing() {
+    let cluster = cluster();
+    let url = database(&cluster, "shop", SCHEMA);
+    let dir = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        // A slot is not made before all transactions that are open in the cluster have ended.
+        let blocker = "BEGIN; SELECT txid_current(); SELECT pg_sleep(200)";
+        scope.spawn(|| cluster.psql("postgres", blocker).unwrap_err());
+        let sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        let pid = eventually("a transaction is open", || {
+            cluster.psql("postgres", sleeping).ok().filter(|pid| !pid.is_empty())
+        });
+        let daemon = Daemon::start(&[&url], &dir.path().join("data"));
+        let creating =
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT lsn%create_logical_replication_slot%'";
+        eventually("the slot is being created", || (cluster.psql("postgres", creating).unwrap() == "1").then_some(()));
+        assert_eq!(state(&daemon), "SETUP");
+        assert_eq!(daemon.ask_json(&["pause", "shop"])["stream"]["state"], "PAUSED");
+        workload::write(&cluster, "shop", 1, 1, 10);
+        assert_eq!(state(&daemon), "PAUSED");
+        cluster.psql("postgres", &format!("SELECT pg_terminate_backend({pid})")).unwrap();
+        daemon.ask(&["resume", "shop"]);
+        daemon.wait_streaming();
+        workload::write(&cluster, "shop", 2, 1, 10);
+        // What was written before there was a slot need not be part of the stream; all that came after it is.
+        let writer = |event: &Value| event["after"]["writer"] == "2";
+        eventually("all that was written since", || {
+            (daemon.everything("shop").iter().filter(|event| writer(event)).count() as u64 == events_of(10))
+                .then_some(())
+        });
+        assert_eq!(daemon.streams()[0]["epoch"], 1);
+    });
+}
+
+#[test]
 fn a_large_transaction_that_a_pause_cuts_is_nowhere_half_visible_and_comes_whole_later() {
     let rows = 400_000;
     let cluster = cluster();

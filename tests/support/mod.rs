@@ -1,6 +1,7 @@
 //! What the tests share: a server, a daemon, a tail, and waiting for a condition.
 
 pub(crate) mod daemon;
+pub(crate) mod forwarder;
 pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod workload;

@@ -98,19 +98,8 @@ impl Builder {
     pub fn start(self) -> Result<Cluster, ThrowawayError> {
         let binaries = Binaries::find(self.bin_dir.as_deref())?;
         let account = Account::for_server()?;
-        let parent = self.parent_dir.clone().unwrap_or_else(std::env::temp_dir);
-        let parent = parent.canonicalize().map_err(ThrowawayError::io(format!("find {}", parent.display())))?;
-        account.check_reach(&parent)?;
-        let folder = tempfile::Builder::new()
-            .prefix("dbstreamd-pg-")
-            .tempdir_in(&parent)
-            .map_err(ThrowawayError::io(format!("create a folder in {}", parent.display())))?;
-        let warden = Warden::watch(folder.path())?;
-        account.own(folder.path())?;
-        let socket_dir = folder.path().join("socket");
-        std::fs::create_dir(&socket_dir).map_err(ThrowawayError::io("create the socket's folder"))?;
-        account.own(&socket_dir)?;
-
+        let Home { folder, warden, socket_dir } =
+            Home::create(&account, &self.parent_dir.clone().unwrap_or_else(std::env::temp_dir))?;
         let password = random_password()?;
         self.initdb(&binaries, &account, folder.path(), &password)?;
         let tls = self.tls.then(|| TlsFiles::create(folder.path(), &account, SUPERUSER)).transpose()?;
@@ -176,6 +165,31 @@ impl Builder {
         }
         let _ = writeln!(hba, "host all all 127.0.0.1/32 {method}\nhost replication all 127.0.0.1/32 {method}");
         std::fs::write(folder.join("data/pg_hba.conf"), hba).map_err(ThrowawayError::io("write pg_hba.conf"))
+    }
+}
+
+/// Where a cluster lives.
+pub(crate) struct Home {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) warden: Warden,
+    pub(crate) socket_dir: PathBuf,
+}
+
+impl Home {
+    /// A new folder below `parent`, which goes when the process goes.
+    pub(crate) fn create(account: &Account, parent: &Path) -> Result<Self, ThrowawayError> {
+        let parent = parent.canonicalize().map_err(ThrowawayError::io(format!("find {}", parent.display())))?;
+        account.check_reach(&parent)?;
+        let folder = tempfile::Builder::new()
+            .prefix("dbstreamd-pg-")
+            .tempdir_in(&parent)
+            .map_err(ThrowawayError::io(format!("create a folder in {}", parent.display())))?;
+        let warden = Warden::watch(folder.path())?;
+        account.own(folder.path())?;
+        let socket_dir = folder.path().join("socket");
+        std::fs::create_dir(&socket_dir).map_err(ThrowawayError::io("create the socket's folder"))?;
+        account.own(&socket_dir)?;
+        Ok(Self { folder, warden, socket_dir })
     }
 }
 

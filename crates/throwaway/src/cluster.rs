@@ -50,7 +50,7 @@ pub enum ShutdownMode {
 /// A throwaway PostgreSQL cluster. Dropping it stops the server at once and removes its folder.
 #[derive(Debug)]
 pub struct Cluster {
-    parts: Parts,
+    pub(crate) parts: Parts,
     state: Mutex<Server>,
 }
 

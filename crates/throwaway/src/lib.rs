@@ -14,6 +14,7 @@ mod binaries;
 mod builder;
 mod cluster;
 mod error;
+mod standby;
 mod tls;
 mod warden;
 

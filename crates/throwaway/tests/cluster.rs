@@ -126,3 +126,19 @@ fn a_folder_without_postgresql_is_named_with_the_remedy() {
     let error = Cluster::builder().bin_dir(folder.path()).start().unwrap_err().to_string();
     assert!(error.contains(folder.path().to_str().unwrap()) && error.contains("apt-get install postgresql"), "{error}");
 }
+
+#[test]
+fn a_standby_streams_and_can_be_promoted_when_its_primary_is_gone() {
+    let primary = Cluster::start().unwrap();
+    primary.psql("postgres", "CREATE TABLE t (x int)").unwrap();
+    let standby = primary.standby().unwrap();
+    assert_ne!(standby.port(), primary.port());
+    primary.psql("postgres", "INSERT INTO t VALUES (1)").unwrap();
+    let count = || standby.psql("postgres", "SELECT count(*) FROM t").unwrap();
+    wait_for("the row to arrive", || count() == "1");
+    assert!(standby.psql("postgres", "INSERT INTO t VALUES (2)").is_err(), "it is read-only");
+    drop(primary);
+    standby.psql("postgres", "SELECT pg_promote()").unwrap();
+    standby.psql("postgres", "INSERT INTO t VALUES (2)").unwrap();
+    assert_eq!(count(), "2");
+}
