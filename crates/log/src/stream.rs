@@ -19,7 +19,7 @@ use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
-use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
+use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, StoredForm, Trim};
 use crate::writer::Published;
 
 const HOUR_MICROS: i64 = 3600 * 1_000_000;
@@ -38,6 +38,8 @@ pub(crate) struct Stream {
     pub(crate) layout: RwLock<Layout>,
     /// Whose history it is, as far as that is durable.
     pub(crate) source: Mutex<Option<SourceIdentity>>,
+    /// In which form its newest units are, as far as that is durable.
+    pub(crate) form: Mutex<Option<StoredForm>>,
     /// Consumers with a durable commit; who of them is there is nobody's but memory's.
     pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Known>>,
     /// How long it is kept (none: for ever), when that is not what all streams are kept for.
@@ -73,6 +75,7 @@ impl Stream {
             schemas: RwLock::new(Arc::new(loaded.schemas.clone())),
             layout: RwLock::new(Layout::new(loaded)),
             source: Mutex::new(loaded.source),
+            form: Mutex::new(loaded.form),
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             retention_age: RwLock::new(None),
             ring: Ring::default(),
@@ -89,6 +92,7 @@ impl Stream {
         *self.schemas.write() = Arc::new(loaded.schemas.clone());
         *self.layout.write() = Layout::new(loaded);
         *self.source.lock() = loaded.source;
+        *self.form.lock() = loaded.form;
         let mut consumers = self.consumers.write();
         consumers.retain(|name, _| loaded.consumers.contains_key(name));
         for (name, committed) in &loaded.consumers {

@@ -68,7 +68,7 @@ pub(crate) enum MetaKey<'a> {
     Directory(StreamId, PartitionSeq),
     /// `09 stream` → how far retention went (`Trim`).
     Trim(StreamId),
-    /// `0a stream` → whose history the stream is (`SourceIdentity`).
+    /// `0a stream` → whose history the stream is, and in which form (`SourceRecord`).
     Source(StreamId),
     /// `0b name` → a setting's value, chosen while the daemon ran (`encode_setting`).
     Setting(&'a str),

@@ -18,8 +18,8 @@ use rust_rocksdb::{DBWithThreadMode, FlushOptions, MultiThreaded, Options, Write
 
 pub(crate) use keys::{ChunkKey, MetaKey, PartitionSeq};
 pub(crate) use load::{Loaded, LoadedStream};
-pub use records::SourceIdentity;
-pub(crate) use records::{Committed, Entry, Partition, StreamState, Trim, encode_schema, encode_setting};
+pub(crate) use records::{Committed, Entry, Partition, SourceRecord, StreamState, Trim, encode_schema, encode_setting};
+pub use records::{SourceIdentity, StoredForm, ValueForm};
 
 use crate::error::LogError;
 use crate::failpoint::Failpoint;

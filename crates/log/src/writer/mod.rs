@@ -209,6 +209,7 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Forget { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Bind { reply, .. }
         | Command::RestoreSchemas { reply, .. }
+        | Command::Form { reply, .. }
         | Command::Settings { reply, .. }
         | Command::Retain { reply } => {
             drop(reply.send(Err(error.clone())));
