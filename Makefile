@@ -10,10 +10,10 @@ BENCH_RESULTS ?= lab/results
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench torture
+.PHONY: help setup build demo test test-matrix lint bench torture
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (Debian packages, a Python environment); others do this by themselves
 	@scripts/setup.sh test
@@ -31,6 +31,13 @@ demo: ## See it work: a throwaway PostgreSQL, live traffic, the changes (options
 test: ## Run every test against a real PostgreSQL
 	@scripts/setup.sh test
 	@scripts/test.sh $(ARGS)
+
+# For example: make test-matrix MAJORS=18 TESTS=fidelity::membership
+MAJORS ?= 14 15 16 17 18
+TESTS ?=
+test-matrix: ## Run what depends on the server's version on PostgreSQL 14 to 18 (MAJORS="14 18" TESTS=fidelity)
+	@scripts/setup.sh matrix $(MAJORS)
+	@scripts/matrix.sh "$(MAJORS)" $(TESTS)
 
 lint: ## Check formatting and lints, as CI does
 	cargo fmt --all --check

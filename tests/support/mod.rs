@@ -4,6 +4,7 @@ pub(crate) mod daemon;
 pub(crate) mod forwarder;
 pub(crate) mod grpc;
 pub(crate) mod http;
+pub(crate) mod types;
 pub(crate) mod workload;
 
 use std::sync::OnceLock;
@@ -38,6 +39,18 @@ pub(crate) fn database(cluster: &Cluster, name: &str, sql: &str) -> String {
     cluster.create_database(name).expect("a database");
     cluster.psql(name, sql).expect("the schema");
     cluster.url(name)
+}
+
+/// The server's major version.
+pub(crate) fn major_version(cluster: &Cluster) -> u32 {
+    let number = cluster.psql("postgres", "SHOW server_version_num").expect("an answer");
+    number.parse::<u32>().expect("a number") / 10_000
+}
+
+/// Bytes from their hexadecimal digits.
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
+    let digits = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hexadecimal");
+    (0..text.len() / 2).map(|n| digits(2 * n)).collect()
 }
 
 /// The path of the daemon under test.

@@ -144,7 +144,9 @@ impl Renderer {
             put(out, format_args!(",\"restart_identity\":{}", truncate.restart_identity));
         }
         if let Some(message) = &event.message {
-            put(out, format_args!(",\"prefix\":{},\"content\":", quoted(&message.prefix)));
+            out.extend_from_slice(b",\"prefix\":");
+            put_text(out, &message.prefix);
+            out.extend_from_slice(b",\"content\":");
             put_text(out, &message.content);
             put(out, format_args!(",\"transactional\":{}", message.transactional));
         }

@@ -19,7 +19,7 @@ use crate::failpoint::Failpoint;
 use crate::read::UnitCursor;
 use crate::schemas::{SchemaRegistry, StoredSchema};
 use crate::shared::Shared;
-use crate::store::SourceIdentity;
+use crate::store::{SourceIdentity, StoredForm};
 use crate::stream::{InFlight, Stream};
 use crate::units::UnitHasher;
 use crate::writer::{ChunkCommand, Command, Durable, Space};
@@ -48,6 +48,8 @@ pub struct Resume {
     pub trimmed_through: Lsn,
     /// Whose history the log is; none when nobody has said so yet.
     pub source: Option<SourceIdentity>,
+    /// In which form its newest units are; none when nobody has said so yet.
+    pub form: Option<StoredForm>,
     /// The stream's epoch. All positions here are of it.
     pub epoch: Epoch,
     /// How many epochs began within the last hour.
@@ -173,6 +175,17 @@ impl Appender {
     pub async fn bind_source(&mut self, source: SourceIdentity, confirmed_max: Lsn) -> Result<(), LogError> {
         let (reply, answer) = oneshot::channel();
         self.shared.send(Command::Bind { stream: Arc::clone(&self.stream), source, confirmed_max, reply })?;
+        self.shared.answer(answer).await
+    }
+
+    /// Makes durable in which form values come from now on. To be called after [`bind_source`](Self::bind_source), before
+    /// anything is appended.
+    ///
+    /// # Errors
+    /// When the log does not write any more.
+    pub async fn bind_form(&mut self, form: StoredForm) -> Result<(), LogError> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(Command::Form { stream: Arc::clone(&self.stream), form, reply })?;
         self.shared.answer(answer).await
     }
 

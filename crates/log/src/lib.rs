@@ -60,7 +60,7 @@ pub use options::{FreeSpace, LogOptions, Retention};
 pub use read::{READ_AHEAD_BYTES_MAX, Reader, SchemaCandidate, StartAt, UnitCursor, UnitRecord};
 pub use schemas::StoredSchema;
 pub use skips::Skip;
-pub use store::SourceIdentity;
+pub use store::{SourceIdentity, StoredForm, ValueForm};
 pub use tunables::Tunables;
 pub use units::UnitHasher;
 pub use writer::{Durable, Space, retention_classes};

@@ -20,7 +20,7 @@ use crate::error::LogError;
 use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
 use crate::skips::Skip;
-use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
+use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, StoredForm, Trim};
 use crate::writer::Published;
 
 const HOUR_MICROS: i64 = 3600 * 1_000_000;
@@ -41,6 +41,8 @@ pub(crate) struct Stream {
     pub(crate) skips: RwLock<Vec<Skip>>,
     /// Whose history it is, as far as that is durable.
     pub(crate) source: Mutex<Option<SourceIdentity>>,
+    /// In which form its newest units are, as far as that is durable.
+    pub(crate) form: Mutex<Option<StoredForm>>,
     /// Consumers with a durable commit; who of them is there is nobody's but memory's.
     pub(crate) consumers: RwLock<BTreeMap<ConsumerName, Known>>,
     /// How long it is kept (none: for ever), when that is not what all streams are kept for.
@@ -77,6 +79,7 @@ impl Stream {
             layout: RwLock::new(Layout::new(loaded)),
             skips: RwLock::new(loaded.skips.clone()),
             source: Mutex::new(loaded.source),
+            form: Mutex::new(loaded.form),
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             retention_age: RwLock::new(None),
             ring: Ring::default(),
@@ -94,6 +97,7 @@ impl Stream {
         *self.layout.write() = Layout::new(loaded);
         *self.skips.write() = loaded.skips.clone();
         *self.source.lock() = loaded.source;
+        *self.form.lock() = loaded.form;
         let mut consumers = self.consumers.write();
         consumers.retain(|name, _| loaded.consumers.contains_key(name));
         for (name, committed) in &loaded.consumers {

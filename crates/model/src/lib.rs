@@ -9,6 +9,7 @@ mod event;
 mod facts;
 mod ids;
 mod lsn;
+mod name;
 mod notice;
 mod offset;
 mod row;
@@ -21,6 +22,7 @@ pub use event::{BeforeKind, BodyError, EventBody, MessageBody, Op, RowChange, Tr
 pub use facts::{AttributeFacts, ColumnFacts, FactsOrigin, RecordedFacts, TableFacts, TypeFacts};
 pub use ids::{ConsumerName, Epoch, NameError, SchemaId, StreamId, StreamName};
 pub use lsn::{Lsn, LsnParseError};
+pub use name::{Name, name_from_text};
 pub use notice::{Notice, NoticeSink, Severity};
 pub use offset::Offset;
 pub use row::{CellRef, Cells, RowError, RowRef};

@@ -30,16 +30,6 @@ pub enum ParseError {
         /// How many bytes are left.
         left: usize,
     },
-    /// A name is not UTF-8, although the session asked for it.
-    #[error(
-        "the {field} in a pgoutput {message} message is not valid UTF-8; the session must run with client_encoding UTF8"
-    )]
-    NotUtf8 {
-        /// The message's name.
-        message: &'static str,
-        /// The field.
-        field: &'static str,
-    },
     /// A field holds a value that the protocol does not define.
     #[error("the {field} of a pgoutput {message} message has the undefined value {value}")]
     Undefined {

@@ -1,6 +1,6 @@
 //! `Input`: reads fields off the front of a message, and knows which message it is in when one is missing.
 
-use dbstreamd_model::Lsn;
+use dbstreamd_model::{Lsn, Name};
 
 use crate::ParseError;
 
@@ -76,15 +76,14 @@ impl<'a> Input<'a> {
         Ok(head)
     }
 
-    pub(crate) fn string(&mut self, field: &'static str) -> Result<&'a str, ParseError> {
-        let bytes = self.string_bytes(field)?;
-        std::str::from_utf8(bytes).map_err(|_| ParseError::NotUtf8 { message: self.message, field })
+    pub(crate) fn name(&mut self, field: &'static str) -> Result<Name<'a>, ParseError> {
+        self.string_bytes(field).map(Name::new)
     }
 
     /// A namespace, never empty.
-    pub(crate) fn namespace(&mut self) -> Result<&'a str, ParseError> {
-        let name = self.string("namespace")?;
-        Ok(if name.is_empty() { PG_CATALOG } else { name })
+    pub(crate) fn namespace(&mut self) -> Result<Name<'a>, ParseError> {
+        let name = self.name("namespace")?;
+        Ok(if name.as_bytes().is_empty() { Name::new(PG_CATALOG.as_bytes()) } else { name })
     }
 
     /// Accepts only the end of the message.

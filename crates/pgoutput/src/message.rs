@@ -1,7 +1,7 @@
 //! The messages, and the one function that tells them apart.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use dbstreamd_model::{EventBody, Lsn, Op, Timestamp, TruncateFlags};
+use dbstreamd_model::{EventBody, Lsn, Name, Op, Timestamp, TruncateFlags};
 
 use crate::input::{Input, PG_CATALOG};
 use crate::{ParseError, RelationMessage, timestamp_from_postgres};
@@ -65,7 +65,7 @@ pub struct Origin<'a> {
     /// The commit's position on the origin.
     pub commit_lsn: Lsn,
     /// The origin's name.
-    pub name: &'a str,
+    pub name: Name<'a>,
 }
 
 /// `Y`: the name of a type that is not PostgreSQL's own.
@@ -74,9 +74,9 @@ pub struct TypeMessage<'a> {
     /// The type's OID, valid for this server and connection only.
     pub oid: u32,
     /// Its namespace; never empty, although `pg_catalog` is sent so.
-    pub namespace: &'a str,
+    pub namespace: Name<'a>,
     /// Its name. For a domain, the base type's.
-    pub name: &'a str,
+    pub name: Name<'a>,
 }
 
 impl TypeMessage<'_> {
@@ -84,10 +84,8 @@ impl TypeMessage<'_> {
     ///
     /// A domain over `int8` is described as `pg_catalog.int8` and so has the same name as `int8` itself.
     pub fn schema_name(&self) -> String {
-        match self.namespace {
-            PG_CATALOG => self.name.to_owned(),
-            namespace => format!("{namespace}.{}", self.name),
-        }
+        let name = self.name.to_text();
+        if self.namespace == PG_CATALOG { name.into_owned() } else { format!("{}.{name}", self.namespace.to_text()) }
     }
 }
 
@@ -227,7 +225,7 @@ fn commit(mut input: Input<'_>) -> Result<Commit, ParseError> {
 
 fn origin(mut input: Input<'_>) -> Result<Origin<'_>, ParseError> {
     let commit_lsn = input.lsn("commit LSN")?;
-    let name = input.string("name")?;
+    let name = input.name("name")?;
     input.end()?;
     Ok(Origin { commit_lsn, name })
 }
@@ -235,7 +233,7 @@ fn origin(mut input: Input<'_>) -> Result<Origin<'_>, ParseError> {
 fn type_name(mut input: Input<'_>) -> Result<TypeMessage<'_>, ParseError> {
     let oid = input.u32("OID")?;
     let namespace = input.namespace()?;
-    let name = input.string("name")?;
+    let name = input.name("name")?;
     input.end()?;
     Ok(TypeMessage { oid, namespace, name })
 }

@@ -1,6 +1,6 @@
 //! Relation messages, and how one becomes a schema version.
 
-use dbstreamd_model::{Column, ReplicaIdentity, TableSchema};
+use dbstreamd_model::{Column, Name, ReplicaIdentity, TableSchema};
 
 use crate::ParseError;
 use crate::input::Input;
@@ -19,8 +19,8 @@ const DESCRIBED_FROM_OID: u32 = 10_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RelationMessage<'a> {
     oid: u32,
-    namespace: &'a str,
-    table: &'a str,
+    namespace: Name<'a>,
+    table: Name<'a>,
     replica_identity: ReplicaIdentity,
     column_count: u16,
     /// As on the wire; `parse` has read each of them once.
@@ -33,7 +33,7 @@ pub struct RelationColumn<'a> {
     /// Whether it belongs to the replica identity.
     pub in_identity: bool,
     /// Its name.
-    pub name: &'a str,
+    pub name: Name<'a>,
     /// Its type's OID.
     pub type_oid: u32,
     /// Its type modifier, -1 for none.
@@ -44,7 +44,7 @@ impl<'a> RelationMessage<'a> {
     pub(crate) fn parse(mut input: Input<'a>) -> Result<Self, ParseError> {
         let oid = input.u32("OID")?;
         let namespace = input.namespace()?;
-        let table = input.string("name")?;
+        let table = input.name("name")?;
         let identity = input.byte("replica identity")?;
         let replica_identity =
             ReplicaIdentity::from_code(identity).ok_or_else(|| input.undefined("replica identity", identity.into()))?;
@@ -66,12 +66,12 @@ impl<'a> RelationMessage<'a> {
     }
 
     /// The table's namespace; never empty, although `pg_catalog` is sent so.
-    pub const fn namespace(&self) -> &'a str {
+    pub const fn namespace(&self) -> Name<'a> {
         self.namespace
     }
 
     /// The table's name.
-    pub const fn table(&self) -> &'a str {
+    pub const fn table(&self) -> Name<'a> {
         self.table
     }
 
@@ -96,10 +96,15 @@ impl<'a> RelationMessage<'a> {
                 Some(name) => name,
                 // A type of a newer PostgreSQL than our list of its types: its number names it as well.
                 None if column.type_oid < DESCRIBED_FROM_OID => format!("pg_catalog.oid_{}", column.type_oid),
-                None => return Err(ParseError::UnknownType { column: column.name.into(), oid: column.type_oid }),
+                None => {
+                    return Err(ParseError::UnknownType {
+                        column: column.name.to_text().into_owned(),
+                        oid: column.type_oid,
+                    });
+                }
             };
             Ok(Column {
-                name: column.name.into(),
+                name: column.name.to_text().into_owned(),
                 type_name,
                 type_oid: column.type_oid,
                 type_modifier: column.type_modifier,
@@ -108,8 +113,8 @@ impl<'a> RelationMessage<'a> {
             })
         });
         Ok(TableSchema {
-            namespace: self.namespace.into(),
-            table: self.table.into(),
+            namespace: self.namespace.to_text().into_owned(),
+            table: self.table.to_text().into_owned(),
             replica_identity: self.replica_identity,
             columns: columns.collect::<Result<_, _>>()?,
         })
@@ -141,7 +146,7 @@ impl ExactSizeIterator for Columns<'_> {}
 
 fn next_column<'a>(input: &mut Input<'a>) -> Result<RelationColumn<'a>, ParseError> {
     let flags = input.byte("column flags")?;
-    let name = input.string("column name")?;
+    let name = input.name("column name")?;
     let type_oid = input.u32("column type")?;
     let type_modifier = input.i32("column type modifier")?;
     Ok(RelationColumn { in_identity: flags & IN_IDENTITY != 0, name, type_oid, type_modifier })

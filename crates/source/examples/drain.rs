@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dbstreamd_model::Lsn;
 use dbstreamd_pgoutput::Message;
-use dbstreamd_source::postgres::{ConnectOptions, Connection, Replication, SessionKind, WalFrame};
+use dbstreamd_source::postgres::{ConnectOptions, Connection, Origin, Replication, SessionKind, WalFrame};
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -21,7 +21,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut connection = Connection::connect(&options, SessionKind::Replication).await?;
     let flushed = connection.identify_system().await?.flush_lsn;
     let target = flags.iter().find_map(|flag| flag.parse().ok()).unwrap_or(flushed);
-    let what = Replication { slot: slot.clone(), publications: vec![publication.clone()], binary: false };
+    let what =
+        Replication { slot: slot.clone(), publications: vec![publication.clone()], binary: false, origin: Origin::Any };
     let (mut wal, mut feedback) = connection.start_replication(&what, Lsn::ZERO).await?;
     if flags.iter().any(|flag| flag == "eager") {
         wal.read_eagerly();

@@ -4,7 +4,7 @@
 //! policy and by how often it happened lately, before anything is changed at the source; [`raise`] makes the epoch
 //! durable, before anything of the new history is appended or confirmed.
 
-use dbstreamd_log::{Appender, EpochBreak, EpochReason, Failpoint, Resume, SourceIdentity};
+use dbstreamd_log::{Appender, EpochBreak, EpochReason, Failpoint, Resume, SourceIdentity, StoredForm};
 use dbstreamd_model::{Lsn, Severity};
 use serde::{Deserialize, Serialize};
 
@@ -147,16 +147,31 @@ pub(crate) async fn adopt(
     session: &mut Session,
     resume: Resume,
 ) -> Result<Resume, SourceError> {
-    let Session { identity, common_through, resends_from, .. } = *session;
-    if let Some(broken) = session.broken.take() {
-        return raise(appender, status, resends_from, identity, &broken).await;
-    }
-    if resume.source == Some(identity) && common_through >= resume.confirmed_through {
+    let Session { identity, form, common_through, resends_from, .. } = *session;
+    let resume = if let Some(broken) = session.broken.take() {
+        raise(appender, status, resends_from, identity, &broken).await?
+    } else if resume.source == Some(identity) && common_through >= resume.confirmed_through {
+        resume
+    } else {
+        appender.bind_source(identity, common_through).await?;
+        Failpoint::SourceBound.reach();
+        appender.begin_session().await?
+    };
+    if resume.form.is_some_and(|stored| stored.form == form) {
         return Ok(resume);
     }
-    appender.bind_source(identity, common_through).await?;
-    Failpoint::SourceBound.reach();
-    Ok(appender.begin_session().await?)
+    // A log from before the form was kept has what this session would print, as far as anybody knows.
+    let mut stored = StoredForm { form, since: Lsn::ZERO };
+    if resume.form.is_some() && !resume.visible_lsn.is_zero() {
+        stored.since = resume.visible_lsn;
+        let text = format!(
+            "values come in another form from now on (the setting binary, or the version of dbstreamd, is another): what the log has up to {} stays as it is, and what the source sends of that again is compared by LSN, transaction and time only",
+            resume.visible_lsn
+        );
+        status.notice(Severity::Info, "value_form_changed", text);
+    }
+    appender.bind_form(stored).await?;
+    Ok(Resume { form: Some(stored), ..resume })
 }
 
 /// Begins a new epoch, durably, and says so. Gives where the log stands then.

@@ -31,7 +31,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dbstreamd_log::{Durable, Resume, SourceIdentity};
+use dbstreamd_log::{Durable, Resume, SourceIdentity, ValueForm};
 use dbstreamd_model::{Lsn, StreamName, TableSchema};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -98,6 +98,8 @@ pub struct Session {
     pub resends_from: Lsn,
     /// Whose history it is; it continues the log's, as far as can be known before reading, unless `broken` says how not.
     pub identity: SourceIdentity,
+    /// In which form it prints values.
+    pub form: ValueForm,
     /// The history does not continue the log's: a new epoch must begin, at `resends_from`, before anything is read.
     pub broken: Option<HistoryBreak>,
     /// Up to where its history is known to be the log's; `Lsn(u64::MAX)` when nothing speaks against it. What was

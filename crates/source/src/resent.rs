@@ -2,7 +2,9 @@
 //!
 //! A restarted server repeats everything since the last position it remembers. What the log has of that must be the
 //! same history, unit by unit: LSNs, xid, commit time, number and content hash of the events. A restored volume
-//! snapshot reuses LSNs and xids, so "skip everything below X" would splice two histories.
+//! snapshot reuses LSNs and xids, so "skip everything below X" would splice two histories. Units that were stored when
+//! the source printed values in another form (the setting `binary`) cannot have the same content: of those the
+//! hash is not compared.
 
 use std::collections::VecDeque;
 
@@ -42,6 +44,8 @@ pub(crate) struct ResentUnits {
     end: Lsn,
     /// Units that end at or before this were trimmed and cannot be compared.
     trimmed_through: Lsn,
+    /// Units that end at or before this were printed in another form.
+    other_form_through: Lsn,
     /// The source sends nothing that commits before this.
     resends_from: Lsn,
 }
@@ -54,6 +58,7 @@ impl ResentUnits {
             ahead: VecDeque::new(),
             end: resume.visible_lsn,
             trimmed_through: resume.trimmed_through,
+            other_form_through: resume.form.map_or(Lsn::ZERO, |stored| stored.since),
             resends_from,
         }
     }
@@ -91,6 +96,12 @@ impl ResentUnits {
         let received = UnitRecord { commit_lsn, end_lsn, xid, commit_time, hash: unit.hasher.finish(), events };
         match self.next().await? {
             Some(stored) if stored == received => Ok(()),
+            Some(stored)
+                if end_lsn <= self.other_form_through
+                    && UnitRecord { hash: received.hash, events: received.events, ..stored } == received =>
+            {
+                Ok(())
+            }
             Some(stored) => Err(SourceError::Broken(HistoryBreak::Rewritten {
                 detail: format!("sent {received}, stored {stored}"),
             })),

@@ -98,6 +98,9 @@ impl Builder {
     pub fn start(self) -> Result<Cluster, ThrowawayError> {
         let binaries = Binaries::find(self.bin_dir.as_deref())?;
         let account = Account::for_server()?;
+        if let Some(folder) = binaries.postgres.canonicalize().ok().as_deref().and_then(Path::parent) {
+            account.check_reach(folder)?;
+        }
         let Home { folder, warden, socket_dir } =
             Home::create(&account, &self.parent_dir.clone().unwrap_or_else(std::env::temp_dir))?;
         let password = random_password()?;

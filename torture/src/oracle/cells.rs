@@ -44,7 +44,7 @@ impl Change {
             let message = event.message.as_ref().ok_or("a message without content")?;
             return Ok(Change::Message {
                 transactional: message.transactional,
-                prefix: message.prefix.clone(),
+                prefix: String::from_utf8(message.prefix.to_vec()).map_err(|_| "a message's prefix is not UTF-8")?,
                 content: message.content.clone(),
             });
         }

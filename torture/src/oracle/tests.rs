@@ -53,7 +53,7 @@ fn change(operation: Operation, table: &str, values: &[&str]) -> Event {
         Operation::Message => {
             event.fingerprint = Bytes::new();
             let content = Bytes::copy_from_slice(values[0].as_bytes());
-            event.message = Some(Message { transactional: true, prefix: table.into(), content });
+            event.message = Some(Message { transactional: true, prefix: table.to_owned().into(), content });
         }
         _ => event.after = row(values),
     }

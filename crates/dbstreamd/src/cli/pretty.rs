@@ -144,7 +144,11 @@ fn is_key(schema: &proto::Schema, column: &proto::Column, index: usize) -> bool 
 
 fn message_pieces(event: &proto::Event, cut: Option<usize>, pieces: &mut Pieces) {
     let Some(message) = &event.message else { return };
-    pieces.push((Paint::Bold, printable(&message.prefix)));
+    let prefix = match std::str::from_utf8(&message.prefix) {
+        Ok(prefix) => printable(prefix),
+        Err(_) => format!("not-utf8:{}", crate::json::hex(&message.prefix)),
+    };
+    pieces.push((Paint::Bold, prefix));
     let content = proto::Cell { value: Some(cell::Value::Text(message.content.clone())) };
     pieces.push((Paint::Plain, format!(": {}", value(&content, cut))));
 }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use dbstreamd_source::postgres::Origin;
 use dbstreamd_source::postgres::setup::TablesWithoutIdentity;
 use dbstreamd_source::{OnGap, OnLostSlot};
 use serde::Deserialize;
@@ -113,6 +114,7 @@ pub(super) struct Source {
     pub(super) create_publication: Option<bool>,
     pub(super) publish_via_partition_root: Option<bool>,
     pub(super) binary: Option<bool>,
+    pub(super) origin: Option<Origin>,
     pub(super) slot_timeout: Option<Period>,
     pub(super) receive_timeout: Option<Period>,
     pub(super) status_interval: Option<Period>,

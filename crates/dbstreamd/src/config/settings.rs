@@ -61,6 +61,7 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("create_publication", Kind::Flag),
     ("publish_via_partition_root", Kind::Flag),
     ("binary", Kind::Flag),
+    ("origin", Kind::Text),
     ("slot_timeout", Kind::Text),
     ("receive_timeout", Kind::Text),
     ("status_interval", Kind::Text),

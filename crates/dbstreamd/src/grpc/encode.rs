@@ -3,11 +3,12 @@
 //! The result is the body of an `EventBatch`: a run of length-delimited `events` entries with the end of each, so
 //! that any range of events is a slice. A chunk is encoded once and the run shared by all subscribers that take
 //! everything (`subscribe`); who filters encodes what matches. No value is allocated per event: lengths are computed
-//! in a first pass over the cells, bytes written in a second. Field numbers are those of `proto/dbstreamd/v1`.
+//! in a first pass over the cells, bytes written in a second. Values that the source did not send, because an update left
+//! them as they were, are filled from the old row where that is whole. Field numbers are those of `proto/dbstreamd/v1`.
 
 use bytes::{BufMut, BytesMut};
 use dbstreamd_log::{Chunk, EncodedRun, EventRef};
-use dbstreamd_model::{BeforeKind, CellRef, EventBody, MessageBody, Op, RowRef, TruncateFlags};
+use dbstreamd_model::{BeforeKind, CellRef, EventBody, Op, RowChange, RowRef, TruncateFlags};
 use prost::Message as _;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
@@ -34,6 +35,7 @@ const TRUNCATE: u8 = 13 << 3 | 2;
 const MESSAGE: u8 = 14 << 3 | 2;
 const SCHEMA_CHANGE: u8 = 15 << 3 | 2;
 const ROW_CELLS: u8 = 1 << 3 | 2;
+const ROW_UNCHANGED: u8 = 2 << 3 | 2;
 const CELL_TEXT: u8 = 1 << 3 | 2;
 const CELL_BINARY: u8 = 2 << 3 | 2;
 const CELL_UNCHANGED: u8 = 3 << 3;
@@ -114,12 +116,35 @@ pub(crate) const fn operation(op: Op) -> proto::Operation {
 /// Lengths found in the first pass, used in the second.
 #[derive(Default)]
 struct BodyLengths {
-    before: usize,
-    after: usize,
+    before: RowLengths,
+    after: RowLengths,
     inner: usize,
     /// A schema change is rare, and encoded whole in the first pass.
     schema_change: Vec<u8>,
     total: usize,
+}
+
+#[derive(Default)]
+struct RowLengths {
+    total: usize,
+    /// Of the bitmap of unchanged columns; 0 when there is none.
+    unchanged: usize,
+}
+
+impl RowLengths {
+    fn of(row: &RowRef<'_>, old: Option<RowRef<'_>>) -> Self {
+        let (mut total, mut unchanged) = (0, 0);
+        let mut old = old.map(|old| old.cells());
+        for mut cell in row.cells() {
+            let was = old.as_mut().and_then(Iterator::next);
+            if matches!(cell, CellRef::Unchanged) {
+                unchanged = usize::from(row.columns()).div_ceil(8);
+                cell = was.unwrap_or(cell);
+            }
+            total += delimited_len(cell_len(&cell));
+        }
+        Self { total: total + nonempty_len(unchanged), unchanged }
+    }
 }
 
 impl BodyLengths {
@@ -129,12 +154,13 @@ impl BodyLengths {
         match body {
             EventBody::Row(change) => {
                 if let Some((kind, row)) = &change.before {
-                    lengths.before = row_len(row);
-                    lengths.total += delimited_len(lengths.before) + if *kind == BeforeKind::Full { 2 } else { 0 };
+                    lengths.before = RowLengths::of(row, None);
+                    lengths.total +=
+                        delimited_len(lengths.before.total) + if *kind == BeforeKind::Full { 2 } else { 0 };
                 }
                 if let Some(row) = &change.after {
-                    lengths.after = row_len(row);
-                    lengths.total += delimited_len(lengths.after);
+                    lengths.after = RowLengths::of(row, whole_old(change));
+                    lengths.total += delimited_len(lengths.after.total);
                 }
             }
             EventBody::Truncate(flags) => {
@@ -143,7 +169,7 @@ impl BodyLengths {
             }
             EventBody::Message(message) => {
                 lengths.inner = usize::from(message.transactional) * 2
-                    + nonempty_len(prefix(message).len())
+                    + nonempty_len(message.prefix.len())
                     + nonempty_len(message.content.len());
                 lengths.total = delimited_len(lengths.inner);
             }
@@ -166,8 +192,21 @@ fn nonempty_len(length: usize) -> usize {
     if length == 0 { 0 } else { delimited_len(length) }
 }
 
-fn row_len(row: &RowRef<'_>) -> usize {
-    row.cells().map(|cell| delimited_len(cell_len(&cell))).sum()
+/// The old row, where the source sent it whole (REPLICA IDENTITY FULL).
+fn whole_old<'a>(change: &RowChange<'a>) -> Option<RowRef<'a>> {
+    let (kind, old) = change.before.as_ref()?;
+    let fits = change.after.is_some_and(|after| after.columns() == old.columns());
+    (*kind == BeforeKind::Full && fits).then_some(*old)
+}
+
+/// The cells of a row as they are delivered: a value that the update left as it was and the source did not send is the old
+/// row's, where there is one.
+fn filled<'a>(row: &RowRef<'a>, old: Option<RowRef<'a>>) -> impl Iterator<Item = CellRef<'a>> {
+    let mut old = old.map(|old| old.cells());
+    row.cells().map(move |cell| match (cell, old.as_mut().and_then(Iterator::next)) {
+        (CellRef::Unchanged, Some(old)) => old,
+        (cell, _) => cell,
+    })
 }
 
 /// Cells are a oneof: an empty text is there, a null is not.
@@ -226,13 +265,13 @@ fn put_body(out: &mut BytesMut, body: &EventBody<'_>, lengths: &BodyLengths) {
     match body {
         EventBody::Row(change) => {
             if let Some((kind, row)) = &change.before {
-                put_row(out, BEFORE, row, lengths.before);
+                put_row(out, BEFORE, row, None, &lengths.before);
                 if *kind == BeforeKind::Full {
                     out.put_slice(&[BEFORE_IS_FULL, 1]);
                 }
             }
             if let Some(row) = &change.after {
-                put_row(out, AFTER, row, lengths.after);
+                put_row(out, AFTER, row, whole_old(change), &lengths.after);
             }
         }
         EventBody::Truncate(TruncateFlags { cascade, restart_identity }) => {
@@ -249,7 +288,7 @@ fn put_body(out: &mut BytesMut, body: &EventBody<'_>, lengths: &BodyLengths) {
             if message.transactional {
                 out.put_slice(&[MESSAGE_TRANSACTIONAL, 1]);
             }
-            for (key, value) in [(MESSAGE_PREFIX, prefix(message).as_bytes()), (MESSAGE_CONTENT, message.content)] {
+            for (key, value) in [(MESSAGE_PREFIX, message.prefix), (MESSAGE_CONTENT, message.content)] {
                 if !value.is_empty() {
                     put_key_len(out, key, value.len());
                     out.put_slice(value);
@@ -263,14 +302,9 @@ fn put_body(out: &mut BytesMut, body: &EventBody<'_>, lengths: &BodyLengths) {
     }
 }
 
-/// The prefix is a Protobuf string, and so must be UTF-8; the connection's `client_encoding` makes it that.
-fn prefix<'a>(message: &MessageBody<'a>) -> std::borrow::Cow<'a, str> {
-    String::from_utf8_lossy(message.prefix)
-}
-
-fn put_row(out: &mut BytesMut, key: u8, row: &RowRef<'_>, length: usize) {
-    put_key_len(out, key, length);
-    for cell in row.cells() {
+fn put_row(out: &mut BytesMut, key: u8, row: &RowRef<'_>, old: Option<RowRef<'_>>, lengths: &RowLengths) {
+    put_key_len(out, key, lengths.total);
+    for cell in filled(row, old) {
         put_key_len(out, ROW_CELLS, cell_len(&cell));
         match cell {
             CellRef::Null => {}
@@ -284,6 +318,19 @@ fn put_row(out: &mut BytesMut, key: u8, row: &RowRef<'_>, length: usize) {
                 out.put_slice(value);
             }
         }
+    }
+    if lengths.unchanged > 0 {
+        put_unchanged(out, row, lengths.unchanged);
+    }
+}
+
+/// Bit `i % 8` of byte `i / 8` says that column `i` was not sent.
+fn put_unchanged(out: &mut BytesMut, row: &RowRef<'_>, length: usize) {
+    put_key_len(out, ROW_UNCHANGED, length);
+    let mut cells = row.cells();
+    for _ in 0..length {
+        let bits = cells.by_ref().take(8).enumerate();
+        out.put_u8(bits.fold(0, |byte, (bit, cell)| byte | u8::from(matches!(cell, CellRef::Unchanged)) << bit));
     }
 }
 

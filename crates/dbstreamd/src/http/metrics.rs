@@ -57,6 +57,9 @@ const STREAM_COUNTERS: &[Of<StreamSnapshot>] = &[
         float(s.transactions_received)
     }),
     ("dbstreamd_stream_received_keepalives", "Keepalives received from the source", |s| float(s.keepalives_received)),
+    ("dbstreamd_stream_resent_transactions", "Transactions that the source sent again and that matched the log", |s| {
+        float(s.resent_transactions)
+    }),
     ("dbstreamd_stream_reconnects", "Sessions with the source after the first", |s| float(s.reconnects)),
 ];
 

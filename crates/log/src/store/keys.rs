@@ -68,7 +68,7 @@ pub(crate) enum MetaKey<'a> {
     Directory(StreamId, PartitionSeq),
     /// `09 stream` → how far retention went (`Trim`).
     Trim(StreamId),
-    /// `0a stream` → whose history the stream is (`SourceIdentity`).
+    /// `0a stream` → whose history the stream is, and in which form (`SourceRecord`).
     Source(StreamId),
     /// `0d stream offset` → a stretch from that offset on that may be left out (`Skip`).
     Skip(StreamId, Offset),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dbstreamd_model::{ConsumerName, Epoch, SchemaId, StreamId, StreamName};
 
-use super::records::{self, Committed, Entry, Partition, SourceIdentity, StreamState, Trim};
+use super::records::{self, Committed, Entry, Partition, SourceIdentity, SourceRecord, StoredForm, StreamState, Trim};
 use super::{Batch, MetaKey, PartitionSeq, Store};
 use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
@@ -27,6 +27,7 @@ pub(crate) struct LoadedStream {
     pub(crate) state: StreamState,
     pub(crate) trim: Trim,
     pub(crate) source: Option<SourceIdentity>,
+    pub(crate) form: Option<StoredForm>,
     pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) schemas: SchemaRegistry,
     pub(crate) skips: Vec<Skip>,
@@ -91,7 +92,11 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
             let skip = records::decode_skip(first, value)?;
             loaded.stream(id)?.skips.push(skip);
         }
-        MetaKey::Source(id) => loaded.stream(id)?.source = Some(SourceIdentity::decode(value)?),
+        MetaKey::Source(id) => {
+            let SourceRecord { identity, form } = SourceRecord::decode(value)?;
+            let stream = loaded.stream(id)?;
+            (stream.source, stream.form) = (Some(identity), form);
+        }
     }
     Ok(())
 }
@@ -173,6 +178,7 @@ impl LoadedStream {
             state: StreamState::NEW,
             trim: Trim::NONE,
             source: None,
+            form: None,
             epochs: Vec::new(),
             schemas: SchemaRegistry::default(),
             skips: Vec::new(),

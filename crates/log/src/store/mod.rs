@@ -18,8 +18,10 @@ use rust_rocksdb::{DBWithThreadMode, FlushOptions, MultiThreaded, Options, Write
 
 pub(crate) use keys::{ChunkKey, MetaKey, PartitionSeq};
 pub(crate) use load::{Loaded, LoadedStream};
-pub use records::SourceIdentity;
-pub(crate) use records::{Committed, Entry, Partition, StreamState, Trim, encode_schema, encode_setting, encode_skip};
+pub(crate) use records::{
+    Committed, Entry, Partition, SourceRecord, StreamState, Trim, encode_schema, encode_setting, encode_skip,
+};
+pub use records::{SourceIdentity, StoredForm, ValueForm};
 
 use crate::error::LogError;
 use crate::failpoint::Failpoint;

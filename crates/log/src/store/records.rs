@@ -219,15 +219,47 @@ pub struct SourceIdentity {
     pub timeline: u32,
 }
 
-impl SourceIdentity {
+/// Identifies the form in which a source prints values: two readings of the same changes give the same bytes if they have
+/// the same form. A hash of the session's settings; what it is a hash of is the source's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueForm(pub u64);
+
+/// The form of a stream's newest units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredForm {
+    /// Which.
+    pub form: ValueForm,
+    /// Units of this epoch that end at or before this were printed in some other form.
+    pub since: Lsn,
+}
+
+/// Whose history a stream is, and how it is printed; the latter is unknown in logs that were written before it was kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SourceRecord {
+    pub(crate) identity: SourceIdentity,
+    pub(crate) form: Option<StoredForm>,
+}
+
+impl SourceRecord {
     pub(crate) fn encode(self) -> Vec<u8> {
-        let mut out = encode_numbers(&[self.system_id]);
-        out.extend_from_slice(&self.timeline.to_be_bytes());
+        let mut out = encode_numbers(&[self.identity.system_id]);
+        out.extend_from_slice(&self.identity.timeline.to_be_bytes());
+        if let Some(StoredForm { form, since }) = self.form {
+            out.extend_from_slice(&form.0.to_be_bytes());
+            out.extend_from_slice(&since.0.to_be_bytes());
+        }
         out
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
-        read("a stream's source", bytes, |input| Some(Self { system_id: input.u64()?, timeline: input.u32()? }))
+        read("a stream's source", bytes, |input| {
+            let identity = SourceIdentity { system_id: input.u64()?, timeline: input.u32()? };
+            let form = match input.0 {
+                [] => None,
+                _ => Some(StoredForm { form: ValueForm(input.u64()?), since: Lsn(input.u64()?) }),
+            };
+            Some(Self { identity, form })
+        })
     }
 }
 
@@ -441,7 +473,16 @@ mod tests {
         let trim = Trim { point: Offset(1), lsn: Lsn(2), commit_time: time };
         check(&trim, &trim.encode(), Trim::decode);
         let source = SourceIdentity { system_id: u64::MAX, timeline: 3 };
-        check(&source, &source.encode(), SourceIdentity::decode);
+        let formless = SourceRecord { identity: source, form: None };
+        assert_eq!(SourceRecord::decode(&formless.encode()).unwrap(), formless);
+        let formed = SourceRecord { form: Some(StoredForm { form: ValueForm(u64::MAX), since: Lsn(9) }), ..formless };
+        let bytes = formed.encode();
+        assert_eq!(SourceRecord::decode(&bytes).unwrap(), formed);
+        // A cut where the form begins is what older versions wrote.
+        let whole = [formless.encode().len(), bytes.len()];
+        let cuts = (0..bytes.len()).filter(|cut| !whole.contains(cut));
+        cuts.for_each(|cut| assert!(SourceRecord::decode(&bytes[..cut]).is_err()));
+        assert!(SourceRecord::decode(&[bytes.as_slice(), &[0]].concat()).is_err());
         for reason in EpochReason::ALL {
             let epoch = EpochRecord {
                 epoch: Epoch(2),

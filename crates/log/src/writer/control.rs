@@ -13,8 +13,8 @@ use crate::failpoint::Failpoint;
 use crate::schemas::StoredSchema;
 use crate::skips::Skip;
 use crate::store::{
-    Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, Store, StreamState, encode_schema,
-    encode_setting, encode_skip,
+    Batch, Entry, LoadedStream, MetaKey, PartitionSeq, SourceIdentity, SourceRecord, Store, StoredForm, StreamState,
+    encode_schema, encode_setting, encode_skip,
 };
 use crate::stream::Stream;
 
@@ -46,6 +46,10 @@ impl Writer {
             }
             Command::RestoreSchemas { stream, schemas, reply } => {
                 self.restore_schemas(&stream, schemas)?;
+                let _ = reply.send(Ok(()));
+            }
+            Command::Form { stream, form, reply } => {
+                self.store_form(&stream, form)?;
                 let _ = reply.send(Ok(()));
             }
             Command::RaiseEpoch { stream, broken, reply } => {
@@ -111,7 +115,8 @@ impl Writer {
         let mut state = slot.state;
         state.confirmed_through = state.confirmed_through.min(confirmed_max.max(state.visible_lsn));
         let mut batch = Batch::default();
-        self.store.put_meta(&mut batch, MetaKey::Source(stream.id), &source.encode())?;
+        let record = SourceRecord { identity: source, form: *stream.form.lock() };
+        self.store.put_meta(&mut batch, MetaKey::Source(stream.id), &record.encode())?;
         self.store.put_meta(&mut batch, MetaKey::StreamState(stream.id), &state.encode())?;
         self.store.commit(&batch)?;
         slot.state = state;
@@ -143,6 +148,17 @@ impl Writer {
         for schema in schemas {
             Arc::make_mut(&mut registry).restore(schema);
         }
+        Ok(())
+    }
+
+    fn store_form(&mut self, stream: &Stream, form: StoredForm) -> Result<(), LogError> {
+        // Without a source there is nothing that a form could be of.
+        let Some(identity) = *stream.source.lock() else { return Ok(()) };
+        let record = SourceRecord { identity, form: Some(form) };
+        let mut batch = Batch::default();
+        self.store.put_meta(&mut batch, MetaKey::Source(stream.id), &record.encode())?;
+        self.store.commit(&batch)?;
+        *stream.form.lock() = Some(form);
         Ok(())
     }
 
@@ -182,6 +198,7 @@ impl Writer {
                 visible_lsn: slot.state.visible_lsn,
                 trimmed_through,
                 source: *stream.source.lock(),
+                form: *stream.form.lock(),
                 epoch: slot.state.epoch,
                 epochs_last_hour,
             },

@@ -10,7 +10,7 @@ use super::control::remove_tail;
 use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
-use crate::store::{Batch, MetaKey, StreamState};
+use crate::store::{Batch, MetaKey, SourceRecord, StoredForm, StreamState};
 use crate::stream::Stream;
 
 impl Writer {
@@ -42,7 +42,10 @@ impl Writer {
         remove_tail(&self.store, &mut batch, stream.id, &old, &mut directory)?;
         self.store.put_meta(&mut batch, MetaKey::Epoch(stream.id, record.epoch), &record.encode())?;
         self.store.put_meta(&mut batch, MetaKey::StreamState(stream.id), &new.encode())?;
-        self.store.put_meta(&mut batch, MetaKey::Source(stream.id), &broken.source.encode())?;
+        // Positions of the old epoch mean nothing in this one, of which there is nothing yet.
+        let form = stream.form.lock().map(|stored| StoredForm { since: Lsn::ZERO, ..stored });
+        let source = SourceRecord { identity: broken.source, form };
+        self.store.put_meta(&mut batch, MetaKey::Source(stream.id), &source.encode())?;
         Failpoint::EpochRaising.reach();
         self.store.commit(&batch)?;
         Failpoint::EpochRaised.reach();
@@ -53,7 +56,7 @@ impl Writer {
         layout.directory = directory;
         layout.epochs.push(record);
         drop(layout);
-        *stream.source.lock() = Some(broken.source);
+        (*stream.source.lock(), *stream.form.lock()) = (Some(broken.source), form);
         stream.published.publish(&new);
         Ok(record)
     }

@@ -210,6 +210,7 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Bind { reply, .. }
         | Command::RestoreSchemas { reply, .. }
         | Command::Skip { reply, .. }
+        | Command::Form { reply, .. }
         | Command::Settings { reply, .. }
         | Command::Retain { reply } => {
             drop(reply.send(Err(error.clone())));

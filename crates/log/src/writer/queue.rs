@@ -23,7 +23,7 @@ use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
 use crate::schemas::StoredSchema;
 use crate::skips::Skip;
-use crate::store::SourceIdentity;
+use crate::store::{SourceIdentity, StoredForm};
 use crate::stream::{InFlight, Stream};
 
 /// Everything the writer can be asked to do.
@@ -63,6 +63,12 @@ pub(crate) enum Command {
         stream: Arc<Stream>,
         source: SourceIdentity,
         confirmed_max: Lsn,
+        reply: Reply<()>,
+    },
+    /// Store in which form values come from now on.
+    Form {
+        stream: Arc<Stream>,
+        form: StoredForm,
         reply: Reply<()>,
     },
     /// Begin a new epoch behind the last visible event.

@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
+use dbstreamd_model::name_from_text;
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -35,7 +36,8 @@ pub enum SessionKind {
 }
 
 /// Settings that decide how values are printed or whether a session survives. Given at startup they win over
-/// `ALTER ROLE … SET` and `ALTER DATABASE … SET`, so two passes over the same WAL print the same bytes.
+/// `ALTER ROLE … SET` and `ALTER DATABASE … SET`, so two passes over the same WAL print the same bytes. (xmlbinary and
+/// xmloption are for making and reading XML: what is printed does not depend on them.)
 const PINNED: &[Pin] = &[
     Pin { name: "client_encoding", value: "UTF8", held: &["UTF8"] },
     Pin { name: "TimeZone", value: "UTC", held: &["UTC"] },
@@ -46,10 +48,15 @@ const PINNED: &[Pin] = &[
     Pin { name: "lc_monetary", value: "C", held: &["C"] },
     // Empty: every name in a value (regclass and its kind) is printed with its schema. SQL of ours names schemas itself.
     Pin { name: "search_path", value: "", held: &["", "\"\""] },
+    // Names in values again: quoted only where they must be.
+    Pin { name: "quote_all_identifiers", value: "off", held: &["off"] },
     Pin { name: "statement_timeout", value: "0", held: &["0"] },
     Pin { name: "lock_timeout", value: "0", held: &["0"] },
     Pin { name: "idle_in_transaction_session_timeout", value: "0", held: &["0"] },
 ];
+
+/// How many of them, from the first on, decide how values are printed.
+const PRINTING: usize = 9;
 
 struct Pin {
     name: &'static str,
@@ -58,10 +65,9 @@ struct Pin {
     held: &'static [&'static str],
 }
 
-/// The pinned settings as `name=value; …`: what the text form of every value depends on, for whoever records it.
-pub fn decode_profile() -> String {
-    PINNED.iter().take(8).map(|pin| format!("{}={}", pin.name, pin.value)).collect::<Vec<_>>().join("; ")
-}
+/// The encoding of a database that has none: the server keeps any bytes as text and converts nothing. It would refuse to
+/// send those that are not valid in a `client_encoding` other than this one, which would wedge a slot.
+const NO_ENCODING: &str = "SQL_ASCII";
 
 /// An authenticated session.
 pub struct Connection {
@@ -185,9 +191,11 @@ impl Connection {
             .map(|pin| format!("pg_catalog.current_setting('{}')", pin.name))
             .collect::<Vec<_>>()
             .join(", ");
+        let raw = self.has_no_encoding();
+        let encoding = if raw { "SET client_encoding TO 'SQL_ASCII'; " } else { "" };
         // The last two exist only in newer versions, where they would end an idle or a long session.
         let sql = format!(
-            "SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('server_version'), {settings}; \
+            "{encoding}SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('server_version'), {settings}; \
              SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
              WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
         );
@@ -200,15 +208,21 @@ impl Connection {
         }
         for pin in PINNED {
             let found = cells.next().unwrap_or_default();
-            if !pin.held.contains(&found.as_str()) {
-                return Err(PgError::SettingNotHeld {
-                    name: pin.name,
-                    found: super::error::one_line(&found),
-                    wanted: pin.value,
-                });
+            let (wanted, held): (_, &[_]) = match pin.name {
+                "client_encoding" if raw => (NO_ENCODING, &[NO_ENCODING]),
+                _ => (pin.value, pin.held),
+            };
+            if !held.contains(&found.as_str()) {
+                let found = super::error::one_line(&found);
+                return Err(PgError::SettingNotHeld { name: pin.name, found, wanted });
             }
         }
         Ok(())
+    }
+
+    /// Whether the database keeps text of any bytes, which then come as they are.
+    pub fn has_no_encoding(&self) -> bool {
+        self.parameters.get("server_encoding").is_some_and(|encoding| encoding == NO_ENCODING)
     }
 
     async fn verify_role(&mut self) -> Result<(), PgError> {
@@ -245,6 +259,14 @@ impl Connection {
 
     pub(super) async fn send_query(&mut self, sql: &str) -> Result<(), PgError> {
         let mut packet = BytesMut::new();
+        if self.has_no_encoding() {
+            let sql = with_raw_names(sql);
+            packet.put_u8(b'Q');
+            packet.put_i32(i32::try_from(sql.len() + 5).unwrap_or(i32::MAX));
+            packet.put_slice(&sql);
+            packet.put_u8(0);
+            return self.wire.send(&packet).await;
+        }
         frontend::query(sql, &mut packet)
             .map_err(|error| PgError::protocol(format!("a query that cannot be sent: {error}")))?;
         self.wire.send(&packet).await
@@ -272,6 +294,15 @@ impl Connection {
                 tag => return Err(unexpected(tag, "a query")),
             }
         }
+    }
+
+    /// What the bytes of every value depend on, as `name=value; …`: the pinned settings, the encoding, and whether values
+    /// are asked for in binary.
+    pub fn decode_profile(&self, binary: bool) -> String {
+        let encoding = if self.has_no_encoding() { NO_ENCODING } else { "UTF8" };
+        let pins = PINNED.iter().take(PRINTING).filter(|pin| pin.name != "client_encoding");
+        let pins: String = pins.map(|pin| format!("{}={}; ", pin.name, pin.value)).collect();
+        format!("{pins}client_encoding={encoding}; binary={binary}")
     }
 
     /// `server_version_num`, for example 150008.
@@ -386,4 +417,21 @@ async fn encrypt(options: &ConnectOptions, endpoint: &Endpoint, stream: Stream) 
 
 pub(super) fn unexpected(tag: u8, during: &str) -> PgError {
     PgError::protocol(format!("message {:?} during {during}", char::from(tag)))
+}
+/// A statement as it is sent to a database without an encoding: a quoted identifier that is the text of a name that is not
+/// UTF-8 (`dbstreamd_model::Name`) becomes that name.
+fn with_raw_names(sql: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(sql.len());
+    for (n, part) in sql.split('"').enumerate() {
+        if n > 0 {
+            out.push(b'"');
+        }
+        let name = name_from_text(part);
+        // A quote in a name is doubled, as everywhere in SQL.
+        name.iter().for_each(|&byte| match byte {
+            b'"' => out.extend_from_slice(b"\"\""),
+            byte => out.push(byte),
+        });
+    }
+    out
 }

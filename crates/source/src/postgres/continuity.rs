@@ -133,6 +133,7 @@ mod tests {
             visible_lsn: Lsn(visible),
             trimmed_through: Lsn::ZERO,
             source: Some(KNOWN),
+            form: None,
             epoch: dbstreamd_model::Epoch::FIRST,
             epochs_last_hour: 0,
         }

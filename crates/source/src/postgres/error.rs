@@ -347,6 +347,12 @@ impl ServerError {
                 "the slot is older than the publication and cannot see it: drop the slot, and start a stream under another name"
             }
             "42710" => "use another name, or drop the old object if nobody uses it",
+            // A value's text, or the message with the row, would pass PostgreSQL's limit of 1 GiB for one piece of memory.
+            "XX000" if self.message.starts_with("invalid memory alloc request size") => TOO_LARGE_AS_TEXT,
+            "54000" => TOO_LARGE_AS_TEXT,
+            "22P05" => {
+                "the database holds text in its own encoding that has no equivalent in UTF-8, and the server cannot send it"
+            }
             "58P01" | "XX000" | "XX001" | "XX002" => "see the server's log",
             _ => "",
         };
@@ -357,6 +363,9 @@ impl ServerError {
         }
     }
 }
+
+/// What helps against a row that the server cannot print.
+const TOO_LARGE_AS_TEXT: &str = "a value is too large to be sent as text (a bytea of 512 MiB and more is, since each byte becomes two digits): set binary = true for this source and restart dbstreamd";
 
 /// Text of a stranger, fit for one line of a log: no control characters, not too long.
 pub(crate) fn one_line(text: &str) -> String {

@@ -1,4 +1,5 @@
-//! The slot guard: watches what the server keeps for our slot, and names who makes it keep more.
+//! The slot guard: watches what the server keeps for our slot, and names who makes it keep more; and what the publication
+//! holds (`membership`).
 //!
 //! It looks whether or not changes flow, since a stopped stream is when WAL piles up, and through a session of its own, as a
 //! replication connection takes no statements while it streams. That session lasts for one look, so that a role with few
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use dbstreamd_model::{Lsn, Severity, Timestamp};
 
+use super::membership::{self, Membership};
 use super::setup::{SourceSettings, blockers, describe};
 use super::{Connection, PgError, SessionKind, insurance, quote_literal};
 use crate::status::{SlotHealth, StreamStatus};
@@ -29,10 +31,15 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
     let mut pause = settings.slot_check_interval;
     let mut uninsured = false;
+    let mut published: Option<Membership> = None;
     loop {
         let looked = tokio::time::timeout(LOOK_MAX, look(&settings));
         match looked.await.unwrap_or_else(|_| Err(PgError::protocol("the server did not answer in time"))) {
-            Ok(mut health) => {
+            Ok((mut health, membership)) => {
+                if let Some(before) = &published {
+                    membership::tell(&status, before, &membership);
+                }
+                published = Some(membership);
                 if let Some(health) = &mut health {
                     health.insurance = status.slot().and_then(|before| before.insurance);
                     tell(&status, health);
@@ -85,8 +92,8 @@ async fn insure(settings: &SourceSettings, status: &StreamStatus, uninsured: &mu
     problem.is_none()
 }
 
-/// None when there is no such slot, or not yet.
-async fn look(settings: &SourceSettings) -> Result<Option<SlotHealth>, PgError> {
+/// No slot when there is none such, or not yet.
+async fn look(settings: &SourceSettings) -> Result<(Option<SlotHealth>, Membership), PgError> {
     let mut connection = Connection::connect(&settings.connect, SessionKind::Ordinary).await?;
     let rows = connection.simple_query(&slot_statement(&settings.slot)).await?;
     let health = match rows.first().and_then(|row| health(row)) {
@@ -99,8 +106,9 @@ async fn look(settings: &SourceSettings) -> Result<Option<SlotHealth>, PgError> 
         }
         None => None,
     };
+    let membership = membership::look(&mut connection, &settings.publication).await?;
     connection.close().await;
-    Ok(health)
+    Ok((health, membership))
 }
 
 /// `pg_replication_slots` (documentation, "System Views"): restart and confirmed position, state of the WAL, bytes kept, bytes

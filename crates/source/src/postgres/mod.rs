@@ -6,7 +6,8 @@
 //!                                                                      feedback ◀──────────┘
 //! ```
 //!
-//! `wire` frames the messages of an ordinary conversation, `pacing` decides when `wal` reads, `guard` and `insurance` watch and move slots, `kernel` holds the few
+//! `wire` frames the messages of an ordinary conversation, `pacing` decides when `wal` reads, `guard` and `insurance` watch and move
+//! slots, `membership` watches the publication, `kernel` holds the few
 //! system calls that no safe crate offers.
 
 mod auth;
@@ -19,6 +20,7 @@ mod feedback;
 mod guard;
 mod insurance;
 mod kernel;
+mod membership;
 mod options;
 mod pacing;
 mod replication;
@@ -32,7 +34,7 @@ mod tls;
 mod wal;
 mod wire;
 
-pub use connection::{Connection, Row, SessionKind, decode_profile};
+pub use connection::{Connection, Row, SessionKind};
 pub use decode::DecodeError;
 pub use error::{PgError, ServerError, SystemIdentity};
 pub use feedback::FeedbackWriter;
@@ -41,7 +43,7 @@ pub use options::{
     ChannelBinding, ConnectOptions, Endpoint, Host, Keepalive, OptionsError, RootCert, SslMode, SslNegotiation,
     TargetSession,
 };
-pub use replication::{CreatedSlot, Replication, quote_identifier, quote_literal};
+pub use replication::{CreatedSlot, Origin, Replication, quote_identifier, quote_literal};
 pub use secret::Secret;
 pub use setup::{SetupError, SourceSettings};
 pub use source::PostgresSource;

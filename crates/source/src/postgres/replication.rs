@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dbstreamd_model::Lsn;
+use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, Row, unexpected};
 use super::error::{PgError, SystemIdentity};
@@ -24,6 +25,19 @@ pub struct Replication {
     pub publications: Vec<String>,
     /// Values in binary form. A fallback for what has no text form (bytea beyond 512 MiB); no faster.
     pub binary: bool,
+    /// Which changes, by where they were first made.
+    pub origin: Origin,
+}
+
+/// Which changes are sent, by where they were first made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// All of them.
+    #[default]
+    Any,
+    /// Only those that were made on this server, not those that were replicated to it. PostgreSQL 16 and newer.
+    None,
 }
 
 /// A slot that was just created.
@@ -122,8 +136,12 @@ impl Connection {
     ) -> Result<(WalReader, FeedbackWriter), PgError> {
         let publications: Vec<_> = what.publications.iter().map(|name| quote_identifier(name)).collect();
         let binary = if what.binary { ", binary 'true'" } else { "" };
+        let origin = match what.origin {
+            Origin::Any => "",
+            Origin::None => ", origin 'none'",
+        };
         let command = format!(
-            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {}, messages 'true'{binary})",
+            "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '1', publication_names {}, messages 'true'{binary}{origin})",
             quote_identifier(&what.slot),
             // The replication grammar knows no escapes but the doubled quote.
             format_args!("'{}'", publications.join(",").replace('\'', "''")),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dbstreamd_log::{Failpoint, Resume};
+use dbstreamd_log::{Failpoint, Resume, ValueForm};
 use dbstreamd_model::{Lsn, StreamName, TableSchema};
 use tokio::sync::Notify;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::catalog::PgCatalog;
 use super::continuity::{self, Verdict};
@@ -84,6 +85,7 @@ impl Source for PostgresSource {
         let broken = broken.or(lost).or(gap).map(|broken| permit(broken, settings.on_gap, resume)).transpose()?;
         let server_timeout = wal_sender_timeout(&mut connection).await?;
         // 0/0: from the slot's own position, so that what is resent overlaps the log and can be compared.
+        let form = ValueForm(xxh3_64(connection.decode_profile(settings.binary).as_bytes()));
         let (wal, feedback) = connection.start_replication(&settings.replication(), Lsn::ZERO).await?;
         let asked = Arc::new(Notify::new());
         let status_interval = match server_timeout {
@@ -103,6 +105,7 @@ impl Source for PostgresSource {
             catalog: Box::new(PgCatalog::new(settings.name.clone(), settings.connect.clone())),
             resends_from: slot_lsn,
             identity,
+            form,
             broken,
             common_through,
             source_end: server.flush_lsn,

@@ -5,6 +5,7 @@
 use std::io;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use dbstreamd_model::Name;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::error::{PgError, ServerError};
@@ -155,7 +156,11 @@ pub(crate) fn data_row(mut body: &[u8]) -> Option<Vec<Option<String>>> {
             Ok(length) => {
                 let (cell, rest) = body.split_at_checked(length)?;
                 body = rest;
-                Some(String::from_utf8_lossy(cell).into_owned())
+                // What is not UTF-8 is a name of a database without an encoding.
+                Some(match std::str::from_utf8(cell) {
+                    Ok(text) => text.to_owned(),
+                    Err(_) => Name::new(cell).to_text().into_owned(),
+                })
             }
         });
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use dbstreamd_model::Lsn;
-use dbstreamd_source::postgres::{ConnectOptions, Connection, PgError, Replication, SessionKind, WalFrame};
+use dbstreamd_source::postgres::{ConnectOptions, Connection, Origin, PgError, Replication, SessionKind, WalFrame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -192,7 +192,7 @@ async fn nonsense_inside_the_stream_ends_it_with_a_reason() {
         options.endpoints[0].port = address.port();
         let mut connection = Connection::connect(&options, SessionKind::Replication).await.unwrap();
         connection.simple_query(&create).await.unwrap();
-        let what = Replication { slot, publications: vec!["none".into()], binary: false };
+        let what = Replication { slot, publications: vec!["none".into()], binary: false, origin: Origin::Any };
         let (mut wal, _feedback) = connection.start_replication(&what, Lsn::ZERO).await.unwrap();
         let mut frames: Vec<WalFrame> = Vec::new();
         let error = loop {

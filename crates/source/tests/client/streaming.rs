@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dbstreamd_model::Lsn;
-use dbstreamd_source::postgres::{ConnectOptions, Connection, PgError, Replication, SessionKind, WalFrame, WalReader};
+use dbstreamd_source::postgres::{
+    ConnectOptions, Connection, Origin, PgError, Replication, SessionKind, WalFrame, WalReader,
+};
 use dbstreamd_throwaway::{Cluster, ShutdownMode};
 
 use crate::options;
@@ -13,7 +15,12 @@ use crate::options;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn what(slot: &str) -> Replication {
-    Replication { slot: slot.to_owned(), publications: vec!["every\"thing".to_owned()], binary: false }
+    Replication {
+        slot: slot.to_owned(),
+        publications: vec!["every\"thing".to_owned()],
+        binary: false,
+        origin: Origin::Any,
+    }
 }
 
 async fn replication(options: &ConnectOptions) -> Connection {

@@ -1,6 +1,7 @@
 //! What a source sends again is compared with the log and dropped; a difference stops the stream, or begins a new epoch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use dbstreamd_log::{CreditWindow, EpochReason};
 use dbstreamd_model::Lsn;
@@ -36,6 +37,32 @@ async fn a_unit_that_differs_in_content_alone_is_a_fork_and_nothing_is_appended(
     let reason = stream.play(&forked, 200, 5).await.expect("it stops");
     assert!(reason.contains("differs") && reason.contains("0/C8"), "{reason}");
     assert_eq!(stream.values().await, ["a", "b", "c", "d"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_again_in_another_form_is_compared_without_its_content_and_only_as_far_as_it_was_in_the_old_form()
+{
+    let stream = Stream::new();
+    assert_eq!(stream.play(&history(), 0, 4).await, None);
+    stream.form.store(2, Relaxed);
+    let printed = [Unit(200, vec!["B", "C"]), Unit(300, vec!["D"]), Unit(400, vec!["e"])];
+    assert_eq!(stream.play(&printed, 200, 5).await, None);
+    assert_eq!(stream.values().await, ["a", "b", "c", "d", "e"]);
+    // Again in the new form: what was stored in it is compared in full.
+    let again = [&printed[..], &[Unit(500, vec!["f"])]].concat();
+    assert_eq!(stream.play(&again, 200, 6).await, None);
+    let forked = [&printed[..2], &[Unit(400, vec!["X"])]].concat();
+    let reason = stream.play(&forked, 200, 7).await.expect("it stops");
+    assert!(reason.contains("differs"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_transaction_in_the_place_of_one_is_a_fork_in_any_form() {
+    let stream = Stream::new();
+    assert_eq!(stream.play(&history(), 0, 4).await, None);
+    stream.form.store(2, Relaxed);
+    let reason = stream.play(&[Unit(210, vec!["b", "c"]), Unit(300, vec!["d"])], 200, 5).await.expect("it stops");
+    assert!(reason.contains("differs"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -30,6 +30,8 @@ pub(crate) struct Scripted {
     pub(crate) keepalives: Vec<(usize, u64)>,
     resends_from: u64,
     on_gap: OnGap,
+    /// In which form values are printed.
+    form: u64,
     /// The connection breaks once all was sent, and the next one sends other rows.
     pub(crate) flaps: bool,
     /// So many connections are never made.
@@ -73,6 +75,7 @@ impl Source for Scripted {
         let (flaps, confirmers) = (self.flaps, Arc::clone(&self.confirmers));
         Ok(Session {
             identity: dbstreamd_log::SourceIdentity { system_id: 1, timeline: 1 },
+            form: dbstreamd_log::ValueForm(self.form),
             reader: Box::new(ScriptedReader { changes, flaps, confirmers: Arc::clone(&confirmers) }),
             confirmer: Box::new(Silent(confirmers)),
             catalog: Box::new(NoCatalog),
@@ -168,13 +171,15 @@ impl Confirmer for Silent {
 /// A log that outlives sessions.
 pub(crate) struct Stream {
     pub(crate) log: Log,
+    /// In which form the next source prints values.
+    pub(crate) form: AtomicU64,
     _dir: tempfile::TempDir,
 }
 
 impl Stream {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { log: Log::open(LogOptions::with_dir(dir.path())).unwrap(), _dir: dir }
+        Self { log: Log::open(LogOptions::with_dir(dir.path())).unwrap(), form: AtomicU64::new(1), _dir: dir }
     }
 
     /// Plays `units` in a session of their own until `done` or FAILED; gives the reason.
@@ -188,6 +193,7 @@ impl Stream {
             units: units.to_vec(),
             resends_from,
             on_gap,
+            form: self.form.load(Relaxed),
             keepalives: Vec::new(),
             flaps: false,
             hangs: 0,

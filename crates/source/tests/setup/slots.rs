@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use dbstreamd_model::Lsn;
 use dbstreamd_source::postgres::setup::{self, SetupError};
-use dbstreamd_source::postgres::{Connection, Replication, SessionKind};
+use dbstreamd_source::postgres::{Connection, Origin, Replication, SessionKind};
 use dbstreamd_throwaway::Cluster;
 
 use crate::database::{Database, block_on, check, prepare, refused, says, warned};
@@ -56,6 +56,7 @@ fn a_slot_in_use_names_its_holder_and_is_worth_waiting_for() {
             slot: settings.slot.clone(),
             publications: vec![settings.publication.clone()],
             binary: false,
+            origin: Origin::Any,
         };
         let stream = holder.start_replication(&what, Lsn::ZERO).await.unwrap();
         let error = setup::prepare(&settings).await.unwrap_err();

@@ -31,7 +31,7 @@ struct Sample {
     before: Option<(bool, Vec<Cell>)>,
     after: Vec<Cell>,
     flags: u8,
-    prefix: String,
+    prefix: Vec<u8>,
     content: Vec<u8>,
 }
 
@@ -42,7 +42,8 @@ fn cells() -> impl Strategy<Value = Vec<Cell>> {
         proptest::collection::vec(any::<u8>(), 0..300).prop_map(Cell::Text),
         proptest::collection::vec(any::<u8>(), 0..20).prop_map(Cell::Binary),
     ];
-    proptest::collection::vec(cell, 0..8)
+    // Often as many before as after, as in a real update.
+    prop_oneof![proptest::collection::vec(cell.clone(), 9), proptest::collection::vec(cell, 0..8)]
 }
 
 fn sample() -> impl Strategy<Value = Sample> {
@@ -51,7 +52,7 @@ fn sample() -> impl Strategy<Value = Sample> {
         proptest::option::of((any::<bool>(), cells())),
         cells(),
         0..4u8,
-        "[a-zé]{0,5}",
+        proptest::collection::vec(1..=u8::MAX, 0..5),
         proptest::collection::vec(any::<u8>(), 0..200),
     );
     (head, body).prop_map(|((offset, op, lsn, ordinal, xid, time, last), (before, after, flags, prefix, content))| {
@@ -106,7 +107,7 @@ impl Sample {
             Op::Truncate => out.push(self.flags),
             Op::Message => {
                 out.push(self.flags & 1);
-                out.extend_from_slice(self.prefix.as_bytes());
+                out.extend_from_slice(&self.prefix);
                 out.push(0);
                 out.extend_from_slice(&u32::try_from(self.content.len()).unwrap().to_be_bytes());
                 out.extend_from_slice(&self.content);
@@ -140,9 +141,15 @@ impl Sample {
 
     /// The same event, built naively.
     fn proto(&self, stored: &StoredSchema) -> proto::Event {
-        let row = |cells: &[Cell]| proto::Row {
+        let row = |cells: &[Cell], old: Option<&[Cell]>| proto::Row {
+            unchanged: bitmap(cells),
             cells: cells
                 .iter()
+                .enumerate()
+                .map(|(n, cell)| match (cell, old) {
+                    (Cell::Unchanged, Some(old)) => &old[n],
+                    _ => cell,
+                })
                 .map(|cell| proto::Cell {
                     value: match cell {
                         Cell::Null => None,
@@ -170,19 +177,30 @@ impl Sample {
             } else {
                 Bytes::copy_from_slice(&stored.fingerprint.0)
             },
-            before: before.map(|(_, cells)| row(cells)),
+            before: before.map(|(_, cells)| row(cells, None)),
             before_is_full: before.is_some_and(|(full, _)| full),
-            after: (is_row && self.op != Op::Delete).then(|| row(&self.after)),
+            after: (is_row && self.op != Op::Delete).then(|| {
+                let whole = before.filter(|(full, cells)| *full && cells.len() == self.after.len());
+                row(&self.after, whole.map(|(_, cells)| cells))
+            }),
             truncate: (self.op == Op::Truncate)
                 .then_some(proto::Truncate { cascade: self.flags & 1 != 0, restart_identity: self.flags & 2 != 0 }),
             message: (self.op == Op::Message).then(|| proto::Message {
                 transactional: self.flags & 1 != 0,
-                prefix: self.prefix.clone(),
+                prefix: self.prefix.clone().into(),
                 content: self.content.clone().into(),
             }),
             schema_change: None,
         }
     }
+}
+
+/// The bitmap of unchanged columns, built naively.
+fn bitmap(cells: &[Cell]) -> Bytes {
+    let mut bits = vec![0; cells.len().div_ceil(8)];
+    let unchanged = |(n, cell): (usize, &Cell)| matches!(cell, Cell::Unchanged).then_some(n);
+    cells.iter().enumerate().filter_map(unchanged).for_each(|n| bits[n / 8] |= 1 << (n % 8));
+    if bits.iter().all(|byte| *byte == 0) { Bytes::new() } else { bits.into() }
 }
 
 fn stored() -> StoredSchema {

@@ -32,6 +32,11 @@ pub enum SetupError {
         /// The server's version.
         version: String,
     },
+    /// The setting `origin` needs a newer server.
+    NoOriginFilter {
+        /// The server's version.
+        version: String,
+    },
     /// `wal_level` is not `logical`.
     WalLevel {
         /// What it is.
@@ -254,6 +259,7 @@ impl SetupError {
             Self::SlotName(_) => "slot_name",
             Self::PublicationName(_) => "publication_name",
             Self::Standby { .. } => "standby",
+            Self::NoOriginFilter { .. } => "origin",
             Self::WalLevel { .. } => "wal_level",
             Self::NoReplicationPrivilege { .. } => "replication_privilege",
             Self::NoFreeWalSender { .. } => "max_wal_senders",
@@ -289,6 +295,9 @@ impl SetupError {
             Self::PublicationName(name) => format!("{name:?} cannot name a publication"),
             Self::Standby { version } => {
                 format!("the server is a standby, and PostgreSQL {version} cannot decode changes on a standby")
+            }
+            Self::NoOriginFilter { version } => {
+                format!("origin = \"none\" needs PostgreSQL 16 or newer, and the server is PostgreSQL {version}")
             }
             Self::WalLevel { found } => format!("wal_level is {found:?}; decoding changes needs \"logical\""),
             Self::NoReplicationPrivilege { user } => format!("the role {user:?} may not replicate"),
@@ -372,6 +381,7 @@ impl SetupError {
             Self::SlotName(_) => "use 1 to 63 of the characters a-z 0-9 _".into(),
             Self::PublicationName(_) => "use 1 to 63 bytes".into(),
             Self::Standby { .. } => "connect to the primary".into(),
+            Self::NoOriginFilter { .. } => "remove the setting, or set origin = \"any\"".into(),
             Self::WalLevel { .. } => {
                 "ALTER SYSTEM SET wal_level = logical, then restart the server (managed services: set rds.logical_replication = 1, cloudsql.logical_decoding = on or wal_level = logical in the parameter group)".into()
             }

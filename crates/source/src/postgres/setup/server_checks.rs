@@ -5,9 +5,13 @@ use super::error::names;
 use super::facts::Facts;
 use super::settings::{is_object_name, is_slot_name};
 use super::{SetupError, SourceSettings};
+use crate::postgres::Origin;
 
 /// First version that decodes on a standby.
 const STANDBY_DECODING: u32 = 160_000;
+
+/// First version that leaves out what was replicated to the server.
+const ORIGIN_FILTER: u32 = 160_000;
 
 /// Per major version, the minor release of May 2025 that stopped losing rows of tables added to a publication while
 /// transactions on them were running.
@@ -22,6 +26,7 @@ pub(crate) fn judge(facts: &Facts, settings: &SourceSettings, to: &mut Assessmen
     }
     version(facts, to);
     standby(facts, to);
+    origin(facts, settings, to);
     wal_level(facts, to);
     privileges(facts, to);
     wal_senders(facts, settings, to);
@@ -58,6 +63,12 @@ fn standby(facts: &Facts, to: &mut Assessment) {
             "the server is a standby: the publication must be created on the primary, and a slot waits for the primary's activity",
             "set hot_standby_feedback = on here; call pg_log_standby_snapshot() on a quiet primary if slot creation hangs",
         );
+    }
+}
+
+fn origin(facts: &Facts, settings: &SourceSettings, to: &mut Assessment) {
+    if settings.origin == Origin::None && facts.version_num < ORIGIN_FILTER {
+        to.fail("origin", SetupError::NoOriginFilter { version: facts.server.version.clone() });
     }
 }
 
@@ -105,8 +116,8 @@ fn encoding(facts: &Facts, to: &mut Assessment) {
         "SQL_ASCII" => to.findings.warn(
             "encoding",
             facts.server.database.clone(),
-            "the database has the encoding SQL_ASCII: the server does not check or convert text, which may arrive as other than UTF-8",
-            "store only UTF-8 in it, or move to a database with the encoding UTF8",
+            "the database has the encoding SQL_ASCII: the server does not check or convert text; what is not UTF-8 is delivered as the bytes it is, marked in JSON",
+            "see to it that consumers expect that; or store only UTF-8 in it, or move to a database with the encoding UTF8",
         ),
         other => to.findings.ok(
             "encoding",

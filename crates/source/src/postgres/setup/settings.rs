@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::TablePattern;
-use crate::postgres::{ConnectOptions, Replication};
+use crate::postgres::{ConnectOptions, Origin, Replication};
 use crate::{OnGap, OnLostSlot};
 
 /// Longest name PostgreSQL keeps, in bytes.
@@ -65,6 +65,8 @@ pub struct SourceSettings {
     pub publish_via_partition_root: bool,
     /// Whether values come in PostgreSQL's binary form.
     pub binary: bool,
+    /// Which changes are taken, by where they were first made.
+    pub origin: Origin,
     /// How long slot creation may wait for open transactions.
     pub slot_timeout: Duration,
     /// Silence after which the connection is taken for dead.
@@ -97,6 +99,7 @@ impl SourceSettings {
             create_publication: true,
             publish_via_partition_root: false,
             binary: false,
+            origin: Origin::default(),
             slot_timeout: SLOT_TIMEOUT,
             receive_timeout: RECEIVE_TIMEOUT,
             status_interval: STATUS_INTERVAL,
@@ -109,7 +112,12 @@ impl SourceSettings {
 
     /// What to stream.
     pub(crate) fn replication(&self) -> Replication {
-        Replication { slot: self.slot.clone(), publications: vec![self.publication.clone()], binary: self.binary }
+        Replication {
+            slot: self.slot.clone(),
+            publications: vec![self.publication.clone()],
+            binary: self.binary,
+            origin: self.origin,
+        }
     }
 }
 
