@@ -37,6 +37,8 @@ mod holds;
 mod huge_transaction;
 #[path = "e2e/lifecycle.rs"]
 mod lifecycle;
+#[path = "e2e/lost_schema.rs"]
+mod lost_schema;
 #[path = "e2e/memory.rs"]
 mod memory;
 #[path = "e2e/ordering.rs"]

@@ -280,7 +280,7 @@ impl Reader {
                     }
                 }
                 Some(Response::Started(started)) => lock(&self.memory).begin(self.kind, started.next_offset),
-                Some(Response::Progress(_) | Response::EpochStarted(_)) | None => {}
+                Some(Response::Progress(_) | Response::EpochStarted(_) | Response::Skipped(_)) | None => {}
             }
         }
     }

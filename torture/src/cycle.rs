@@ -284,7 +284,8 @@ async fn replay(grpc: &str, end: End, auditor: &mut Auditor, digests: &mut Vec<u
                 }
             }
             // Every event says its epoch too.
-            Some(Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_)) | None => {}
+            Some(Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_) | Response::Skipped(_))
+            | None => {}
         }
     }
     Ok(())

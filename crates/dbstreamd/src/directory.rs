@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{ConsumerState, EpochRecord, Log, LogError, Watermarks};
+use dbstreamd_log::{ConsumerState, EpochRecord, Log, LogError, Skip, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
 use dbstreamd_source::{Control, Inquiry, Lifecycle, SlotHealth, State, StreamStatus};
 
 use crate::consumers::Registry;
 use crate::holds;
 use crate::notices::Notices;
+use crate::parking::{Parked, Parking};
 
 /// Shown for a stream that the log has and the configuration has not.
 const UNCONFIGURED: &str = "no source is configured for this stream; what its log holds can still be read";
@@ -66,6 +67,10 @@ pub(crate) struct StreamSnapshot {
     pub(crate) slot_health: Option<SlotHealth>,
     /// The newest epochs after the first, oldest first.
     pub(crate) epochs: Vec<EpochRecord>,
+    /// Where consumers are parked.
+    pub(crate) parked: Vec<Parked>,
+    /// What operators gave up.
+    pub(crate) skips: Vec<Skip>,
 }
 
 impl StreamSnapshot {
@@ -158,6 +163,8 @@ pub(crate) struct Directory {
     pub(crate) notices: Notices,
     /// Held while a stream's wish and what is stored of it change together.
     pub(crate) pausing: tokio::sync::Mutex<()>,
+    /// Where consumers cannot go on.
+    pub(crate) parking: Parking,
 }
 
 impl Directory {
@@ -169,7 +176,8 @@ impl Directory {
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { log, entries, registry: Arc::default(), notices, pausing: tokio::sync::Mutex::default() }
+        let (pausing, parking) = (tokio::sync::Mutex::default(), Parking::default());
+        Self { log, entries, registry: Arc::default(), notices, pausing, parking }
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -218,6 +226,8 @@ impl Directory {
             publication: entry.running.as_ref().map(|running| running.publication.clone()).unwrap_or_default(),
             slot_health: status.and_then(StreamStatus::slot),
             epochs: self.epochs(entry.id),
+            parked: self.parking.of(entry.id),
+            skips: self.log.skips(entry.id),
         })
     }
 

@@ -221,6 +221,26 @@ pub(crate) fn epoch_document(epoch: &proto::Epoch) -> serde_json::Value {
     })
 }
 
+/// A place where consumers are parked.
+pub(crate) fn parked_document(parked: &proto::Parked) -> serde_json::Value {
+    serde_json::json!({
+        "offset": parked.offset,
+        "reason": parked.reason,
+        "text": parked.text,
+        "since": rfc3339(parked.since_us),
+    })
+}
+
+/// Events that are left out.
+pub(crate) fn skipped_document(skipped: &proto::Skipped) -> serde_json::Value {
+    serde_json::json!({
+        "first_offset": skipped.first_offset,
+        "next_offset": skipped.next_offset,
+        "note": skipped.note,
+        "at": rfc3339(skipped.at_us),
+    })
+}
+
 /// A time in microseconds since 1970 as RFC 3339 with microseconds, in UTC; none for 0, "not known".
 pub(crate) fn rfc3339(micros: i64) -> Option<String> {
     crate::position::rfc3339(Timestamp(micros))

@@ -18,6 +18,7 @@ mod http;
 pub mod json;
 pub mod memory;
 mod notices;
+mod parking;
 mod position;
 mod process;
 pub mod proto;

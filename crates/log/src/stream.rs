@@ -221,8 +221,7 @@ impl Damage {
         if kept.len() < DAMAGE_KEPT_MAX && kept.iter().all(|known| ends(known).is_none_or(|e| Some(e) != ends(error))) {
             kept.push(error.clone());
             drop(kept);
-            let kind = if matches!(error, LogError::SchemaUnknown { .. }) { "schema_unknown" } else { "damage_found" };
-            self.notices.push(Notice::new(Severity::Error, kind, error.to_string()).of_stream(&self.stream));
+            self.notices.push(Notice::new(Severity::Error, "damage_found", error.to_string()).of_stream(&self.stream));
         }
     }
 
@@ -236,10 +235,7 @@ impl Damage {
 
 /// Readers meet the same damage from different offsets; where it ends is the same for all.
 fn ends(error: &LogError) -> Option<Offset> {
-    match error {
-        LogError::Damaged { last, .. } | LogError::SchemaUnknown { last, .. } => Some(*last),
-        _ => None,
-    }
+    if let LogError::Damaged { last, .. } = error { Some(*last) } else { None }
 }
 
 /// One thing in flight; ends when it is dropped, whatever became of it.

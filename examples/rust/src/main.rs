@@ -64,7 +64,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
             // Progress says how far the stream is when a filter hides what moves it. A consumer without an explicit start
             // is not led into a new epoch: the call ends there with FAILED_PRECONDITION.
-            Some(Response::Progress(_) | Response::EpochStarted(_)) | None => {}
+            // Skipped says what an operator gave up because it could not be read.
+            Some(Response::Progress(_) | Response::EpochStarted(_) | Response::Skipped(_)) | None => {}
         }
     }
     Err("the daemon closed the stream".into())

@@ -29,11 +29,21 @@ pub(crate) struct PauseArguments {
 #[command(after_help = "\
 A failed stream tries again at once instead of waiting. Exit code 1 when it fails again.
 
+With --skip-to, consumers that are parked because an event cannot be read go on at that offset. What they leave out is gone for
+them; it is recorded in the log, told to each of them in its place, and shown by dbstreamd streams --json.
+
 Examples:
-  dbstreamd resume shop")]
+  dbstreamd resume shop
+  dbstreamd resume shop --skip-to 4711 --why 'schema lost, table is copied anew'")]
 pub(crate) struct ResumeArguments {
     #[command(flatten)]
     stream: StreamArguments,
+    /// Give up what cannot be read before this offset
+    #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(u64).range(2..))]
+    skip_to: Option<u64>,
+    /// Why, for who finds the skip recorded
+    #[arg(long, value_name = "TEXT", default_value = "", requires = "skip_to")]
+    why: String,
 }
 
 #[derive(Args, Debug)]
@@ -93,10 +103,10 @@ pub(super) async fn pause(arguments: PauseArguments) -> Result<(), CliError> {
 }
 
 pub(super) async fn resume(arguments: ResumeArguments) -> Result<(), CliError> {
-    let StreamArguments { stream, json, server } = arguments.stream;
+    let ResumeArguments { stream: StreamArguments { stream, json, server }, skip_to, why } = arguments;
     let server = &server.server;
     let mut client = client::connect_control(server).await?;
-    let request = ResumeStreamRequest { stream, by: client::whoami() };
+    let request = ResumeStreamRequest { stream, by: client::whoami(), skip_to: skip_to.unwrap_or(0), why };
     let answer = client.resume_stream(request).await.map_err(|status| client::refused(server, &status))?.into_inner();
     let stream = answer.stream.unwrap_or_default();
     if json {

@@ -126,6 +126,8 @@ pub(super) fn document(stream: &Stream) -> Value {
         "events_received": stream.events_received,
         "slot": stream.slot,
         "publication": stream.publication,
+        "parked": stream.parked.iter().map(crate::json::parked_document).collect::<Vec<_>>(),
+        "skipped": stream.skipped.iter().map(crate::json::skipped_document).collect::<Vec<_>>(),
         "epochs": stream.epochs.iter().map(crate::json::epoch_document).collect::<Vec<_>>(),
         "slot_health": stream.slot_health.as_ref().map(slot_health),
     })

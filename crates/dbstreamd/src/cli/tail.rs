@@ -242,6 +242,11 @@ impl Tail {
                     }
                     self.printer.epoch(&epoch)?;
                 }
+                Some(Response::Skipped(skipped)) => {
+                    self.printer.skipped(&skipped)?;
+                    self.move_to(skipped.next_offset.saturating_sub(1));
+                    self.acknowledge(subscription)?;
+                }
                 // A newer daemon may say more than we understand.
                 None => {}
             }

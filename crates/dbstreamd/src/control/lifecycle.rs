@@ -35,6 +35,11 @@ impl Asker {
         };
         Self { by: words(if by.trim().is_empty() { otherwise } else { by }), why: words(why) }
     }
+
+    /// Who, and why if it was said.
+    pub(crate) fn words(&self) -> String {
+        if self.why.is_empty() { self.by.clone() } else { format!("{}: {}", self.by, self.why) }
+    }
 }
 
 /// Why a stream was not paused, resumed or drained.

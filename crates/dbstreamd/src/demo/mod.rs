@@ -245,7 +245,10 @@ async fn receive(
                         }
                         screen.flush()?;
                     }
-                    Some(Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_)) | None => {}
+                    Some(
+                        Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_) | Response::Skipped(_),
+                    )
+                    | None => {}
                 }
             }
             _ = redraw.tick() => screen.status(&ledger.totals(), started.elapsed())?,

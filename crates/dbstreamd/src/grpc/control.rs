@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_model::Severity;
+use dbstreamd_model::{Offset, Severity};
 use tonic::{Request, Response, Status};
 
 use super::generated::control_server::Control;
@@ -12,6 +12,7 @@ use crate::control::lifecycle::{self, Asker, LifecycleError};
 use crate::control::tuning::{Change, Current, Origin, TuneError, Tuning};
 use crate::directory::{Directory, Entry};
 use crate::notices::{KEPT_MAX, Recorded};
+use crate::parking::{self, SkipError};
 use crate::proto;
 
 /// How long a drain may take unless the request says, and at most.
@@ -57,8 +58,12 @@ impl Control for ControlService {
         &self,
         request: Request<proto::ResumeStreamRequest>,
     ) -> Result<Response<proto::ResumeStreamResponse>, Status> {
-        let asker = asker(&request, &request.get_ref().by, "");
+        let asker = asker(&request, &request.get_ref().by, &request.get_ref().why);
         let entry = self.directory.find(&request.get_ref().stream)?;
+        if request.get_ref().skip_to > 0 {
+            let next = Offset(request.get_ref().skip_to);
+            parking::skip(&self.directory, entry, next, asker.words()).await?;
+        }
         lifecycle::resume(&self.directory, entry, &asker).await?;
         Ok(Response::new(proto::ResumeStreamResponse { stream: Some(self.stream(entry)?) }))
     }
@@ -165,6 +170,15 @@ impl From<TuneError> for Status {
         match &error {
             TuneError::Refused(_) => Self::invalid_argument(error.to_string()),
             TuneError::Log(log) => Self::new(from_log(log).code(), error.to_string()),
+        }
+    }
+}
+
+impl From<SkipError> for Status {
+    fn from(error: SkipError) -> Self {
+        match error {
+            SkipError::NotParked { .. } => Self::failed_precondition(error.to_string()),
+            SkipError::Log(error) => from_log(&error),
         }
     }
 }

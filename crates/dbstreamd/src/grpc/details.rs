@@ -5,6 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 use tonic::{Code, Status};
 
+use crate::parking::Reason;
 use crate::proto;
 
 /// Whose reasons these are.
@@ -63,16 +64,22 @@ pub(super) fn needs_snapshot(message: String, details: &proto::NeedsSnapshot) ->
         ("trim_point", details.trim_point.to_string()),
         ("resume_offset", details.resume_offset.to_string()),
     ];
-    let info = ErrorInfo {
-        reason: "NEEDS_SNAPSHOT".to_owned(),
-        domain: DOMAIN.to_owned(),
-        metadata: metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-    };
-    let status = RpcStatus {
-        code: Code::FailedPrecondition.into(),
-        message: message.clone(),
-        details: vec![any("google.rpc.ErrorInfo", &info), any("dbstreamd.v1.NeedsSnapshot", details)],
-    };
+    let info = error_info("NEEDS_SNAPSHOT", &metadata);
+    failed_precondition(message, vec![info, any("dbstreamd.v1.NeedsSnapshot", details)])
+}
+
+/// FAILED_PRECONDITION at an event that cannot be read, in words and typed.
+pub(super) fn unreadable(reason: Reason, message: String, place: &[(&str, String)]) -> Status {
+    failed_precondition(message, vec![error_info(reason.name(), place)])
+}
+
+fn error_info(reason: &str, metadata: &[(&str, String)]) -> Any {
+    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    any("google.rpc.ErrorInfo", &ErrorInfo { reason: reason.to_owned(), domain: DOMAIN.to_owned(), metadata })
+}
+
+fn failed_precondition(message: String, details: Vec<Any>) -> Status {
+    let status = RpcStatus { code: Code::FailedPrecondition.into(), message: message.clone(), details };
     Status::with_details(Code::FailedPrecondition, message, Bytes::from(status.encode_to_vec()))
 }
 

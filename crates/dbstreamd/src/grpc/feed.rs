@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use dbstreamd_log::{ChunkSlice, Log, LogError, Reader};
+use dbstreamd_log::{ChunkSlice, Log, LogError, Reader, Skip};
 use dbstreamd_model::{Offset, SchemaId, StreamId};
 use tonic::Status;
 
@@ -15,7 +15,7 @@ use super::encode::{self, RunBuilder};
 use super::status::from_log;
 use super::wire::Response;
 use crate::filter::Filter;
-use crate::{proto, schemas};
+use crate::{parking, proto, schemas};
 
 /// One subscription's way through the stream.
 pub(super) struct Feed {
@@ -119,6 +119,15 @@ impl Feed {
     pub(super) fn let_go(&mut self) {
         self.current = None;
         self.reader.let_go(self.considered.next());
+    }
+
+    /// Goes on behind what an operator gave up, and tells the client.
+    pub(super) fn skip(&mut self, skip: &Skip) -> Response {
+        self.current = None;
+        self.reader.skip_to(skip.next);
+        self.considered = self.considered.max(skip.next.previous());
+        self.reported = self.considered;
+        Response::Skipped(parking::skip_contract(skip))
     }
 
     /// Takes a chunk in hand. A chunk lies in one epoch; an error is the end of a subscription that must not enter it.

@@ -31,7 +31,7 @@ use crate::control::tuning::Tuning;
 use crate::delivery::DeliveryBudget;
 use crate::directory::{ConsumerSnapshot, Directory, StreamSnapshot};
 use crate::filter::Filter;
-use crate::{proto, schemas};
+use crate::{parking, proto, schemas};
 use outbox::Responses;
 use status::from_log;
 
@@ -310,6 +310,8 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         slot: snapshot.slot.clone(),
         publication: snapshot.publication.clone(),
         epochs: snapshot.epochs.iter().map(crate::epochs::contract).collect(),
+        parked: snapshot.parked.iter().map(parking::contract).collect(),
+        skipped: snapshot.skips.iter().map(parking::skip_contract).collect(),
         slot_health: snapshot.slot_health.as_ref().map(slot_health),
     }
 }

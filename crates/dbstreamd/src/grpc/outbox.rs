@@ -110,6 +110,7 @@ fn size(response: &Response) -> usize {
         Response::Events(bytes) => bytes.len(),
         Response::Schema(schema) => prost::Message::encoded_len(schema.as_ref()),
         Response::Started(_) | Response::Progress(_) | Response::EpochStarted(_) => 64,
+        Response::Skipped(skipped) => prost::Message::encoded_len(skipped),
     }
 }
 

@@ -5,9 +5,10 @@ use dbstreamd_model::{ConsumerName, Lsn, Offset, Op, Timestamp};
 use tonic::Status;
 
 use super::details;
-use super::status::from_log;
+use super::status::{from_log, start_error};
 use crate::directory::{Directory, Entry};
 use crate::filter::{Filter, FilterError};
+use crate::parking::Reason;
 use crate::proto;
 
 /// A checked `Start`.
@@ -68,6 +69,10 @@ impl Plan {
     pub(super) fn refusal(&self, directory: &Directory, error: &LogError) -> Status {
         match error {
             LogError::OffsetTrimmed { .. } if self.resumes() => self.trimmed(directory),
+            LogError::SchemaUnknown { stream, schema, first, .. } => {
+                let place = [("stream", stream.clone()), ("schema", schema.to_string()), ("offset", first.to_string())];
+                details::unreadable(Reason::SchemaUnknown, start_error(error), &place)
+            }
             other => from_log(other),
         }
     }

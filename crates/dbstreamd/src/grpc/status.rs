@@ -32,7 +32,9 @@ pub(super) fn from_log(error: &LogError) -> Status {
         | LogError::CommitPastEnd { .. }
         | LogError::CommitTrimmed { .. } => Status::out_of_range(text),
         // Stopped for good: coming back would not help, so this is not UNAVAILABLE.
-        LogError::CommitRewinds { .. } | LogError::Broken(_) => Status::failed_precondition(text),
+        LogError::CommitRewinds { .. } | LogError::Broken(_) | LogError::SchemaUnknown { .. } => {
+            Status::failed_precondition(text)
+        }
         LogError::TooManyConsumers { .. } => Status::resource_exhausted(text),
         LogError::Damaged { .. } | LogError::DamagedRecord { .. } => Status::data_loss(text),
         LogError::Closed | LogError::Stopped(_) | LogError::Interrupted | LogError::Reopening => {

@@ -24,6 +24,7 @@ use super::start::Plan;
 use super::status::from_log;
 use crate::consumers::Seat;
 use crate::directory::Directory;
+use crate::parking::{self, Way};
 use crate::proto;
 use crate::proto::subscribe_request::Request as Asked;
 
@@ -190,10 +191,21 @@ impl Subscription {
                     self.asked(request?)?;
                     self.skip()?;
                 }
-                Happening::Read(slice) => {
-                    let slice = slice.map_err(|error| self.plan.refusal(&self.directory, &error))?;
+                Happening::Read(Ok(slice)) => {
                     self.feed.take(slice).map_err(|status| self.plan.at_boundary(&self.directory, &status))?;
                     held_from = tokio::time::Instant::now();
+                }
+                Happening::Read(Err(error)) => {
+                    let way = tokio::select! {
+                        way = parking::way_around(&self.directory, &self.plan.entry, &error) => way,
+                        () = shutdown.cancelled() => return Err(shutting_down()),
+                        () = outbox.closed() => return Ok(()),
+                    };
+                    match way {
+                        Some(Way::Again) => {}
+                        Some(Way::Skip(skip)) => waiting = Some(self.feed.skip(&skip)),
+                        Some(Way::Park) | None => return Err(self.plan.refusal(&self.directory, &error)),
+                    }
                 }
                 Happening::Room(Some(room)) => {
                     let response = match waiting.take() {

@@ -12,7 +12,7 @@ use crate::proto;
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct WireResponse {
     /// One of the five.
-    #[prost(oneof = "Response", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Response", tags = "1, 2, 3, 4, 5, 6")]
     pub(crate) response: Option<Response>,
 }
 
@@ -34,6 +34,9 @@ pub(crate) enum Response {
     /// Before the first event of an epoch.
     #[prost(message, tag = "5")]
     EpochStarted(proto::Epoch),
+    /// In place of events that an operator gave up.
+    #[prost(message, tag = "6")]
+    Skipped(proto::Skipped),
 }
 
 impl From<Response> for WireResponse {

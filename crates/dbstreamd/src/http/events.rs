@@ -2,7 +2,7 @@
 //!
 //! Each event's `id` is its offset, so a browser that lost its connection resumes by `Last-Event-ID`. A block with
 //! nothing but an `id` comes first, and again after events that the filter dropped: a browser takes note of it and
-//! shows nothing. An `epoch` event comes before the first event of a new epoch. The body is produced only as fast as the client takes it: who does not read makes nobody else wait,
+//! shows nothing. An `epoch` event comes before the first event of a new epoch, a `skipped` event in place of what an operator gave up. The body is produced only as fast as the client takes it: who does not read makes nobody else wait,
 //! lets nothing pile up, and loses its connection after a while.
 
 use std::collections::{HashSet, VecDeque};
@@ -14,7 +14,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use dbstreamd_log::{ChunkSlice, EpochRecord, EventRef, LogError, Reader, StartAt};
+use dbstreamd_log::{ChunkSlice, EpochRecord, EventRef, LogError, Reader, Skip, StartAt};
 use dbstreamd_model::{Offset, SchemaId};
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
@@ -22,12 +22,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, problem, streams};
+use crate::directory::{Directory, Entry};
 use crate::epochs::{Crossing, contract};
 use crate::filter::Filter;
 use crate::grpc::encode::{self, RunBuilder};
 use crate::grpc::start::open_reader;
 use crate::grpc::status::start_error;
-use crate::json::{Renderer, epoch_document};
+use crate::json::{Renderer, epoch_document, skipped_document};
+use crate::parking::{self, Way};
 use crate::{position, proto};
 
 /// When nothing else was sent for this long the position is, or a comment if it is known: proxies keep the connection.
@@ -68,6 +70,8 @@ pub(super) async fn follow(
         Err(error) => return streams::log_problem(&error),
     };
     let tail = Tail {
+        directory: Arc::clone(&shared.directory),
+        entry: entry.clone(),
         crossing: Crossing::before(shared.directory.log().clone(), entry.id, reader.position()),
         entered: VecDeque::new(),
         considered: reader.position().previous(),
@@ -123,6 +127,8 @@ impl Wish {
 
 /// One client's way through the stream.
 struct Tail {
+    directory: Arc<Directory>,
+    entry: Entry,
     reader: Reader,
     filter: Filter,
     left: Option<u64>,
@@ -180,9 +186,21 @@ impl Tail {
                     self.entered.extend(self.crossing.enter(slice.chunk.epoch()));
                     self.current = Some(slice);
                 }
-                Err(error) => return Some(self.failed(&error.to_string())),
+                Err(error) => match parking::way_around(&self.directory, &self.entry, &error).await {
+                    Some(Way::Again) => {}
+                    Some(Way::Skip(skip)) => return Some(self.skip(&skip)),
+                    Some(Way::Park) | None => return Some(self.failed(&error.to_string())),
+                },
             }
         }
+    }
+
+    /// Goes on behind what an operator gave up, and says so.
+    fn skip(&mut self, skip: &Skip) -> Event {
+        self.reader.skip_to(skip.next);
+        (self.considered, self.reported) = (skip.next.previous(), Some(skip.next.previous()));
+        let document = skipped_document(&parking::skip_contract(skip));
+        Event::default().event("skipped").id(self.considered.to_string()).data(document.to_string())
     }
 
     /// Tells the client where it is, so that it resumes there; a comment when it knows.
@@ -253,7 +271,11 @@ mod tests {
         log.watch(stream).unwrap().wait_for(|marks| marks.visible == Offset(3)).await.unwrap();
 
         let reader = log.reader(stream, StartAt::Earliest).unwrap();
+        let entry = Entry { id: stream, name: "shop".parse().unwrap(), running: None };
+        let directory = Arc::new(Directory::new(log.clone(), vec![entry.clone()], crate::notices::Notices::default()));
         let mut tail = Tail {
+            directory,
+            entry,
             crossing: Crossing::before(log.clone(), stream, reader.position()),
             entered: VecDeque::new(),
             considered: reader.position().previous(),

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::{Shared, problem};
 use crate::directory::{ConsumerSnapshot, StreamSnapshot, UnknownStream};
 use crate::epochs::contract;
-use crate::json::epoch_document;
+use crate::json::{epoch_document, parked_document, skipped_document};
+use crate::parking;
 use crate::position::rfc3339;
 
 pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Response {
@@ -78,6 +79,8 @@ fn stream(snapshot: &StreamSnapshot) -> Value {
         "slot": snapshot.slot,
         "publication": snapshot.publication,
         "slot_health": snapshot.slot_health.as_ref().map(slot_health),
+        "parked": snapshot.parked.iter().map(|parked| parked_document(&parking::contract(parked))).collect::<Vec<_>>(),
+        "skipped": snapshot.skips.iter().map(|skip| skipped_document(&parking::skip_contract(skip))).collect::<Vec<_>>(),
         "epochs": snapshot.epochs.iter().map(|record| epoch_document(&contract(record))).collect::<Vec<_>>(),
     })
 }

@@ -225,9 +225,8 @@ fn explain(
     }
     let (last, reason) = match (failed, scan_error) {
         (Some((last, Failure::Schema(schema))), _) => {
-            let error = LogError::SchemaUnknown { stream: stream.name.to_string(), schema, first: from, last };
-            stream.damage.keep(&error);
-            return error;
+            // No damage to these bytes: it can be mended, and whoever meets it tries.
+            return LogError::SchemaUnknown { stream: stream.name.to_string(), schema, first: from, last };
         }
         (Some((last, Failure::Damage(reason))), _) => (last, reason),
         // RocksDB's own checksums; anything else (no descriptors left, say) passes and is no damage.

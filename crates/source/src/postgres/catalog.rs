@@ -170,7 +170,8 @@ const fn is_foreign(oid: u32) -> bool {
 }
 
 /// Per column, tables one after the other: oid, namespace, table, replica identity; then name, type's namespace and name (a
-/// domain's base's), type's oid, modifier, in the identity. Those are null for a table without columns.
+/// domain's base's), type's oid, modifier, in the identity. Those are null for a table without columns. Before PostgreSQL 18
+/// the list of columns has generated ones, which are not sent; before 15 there is no list.
 fn tables_sql(publication: &str) -> String {
     format!(
         "SELECT c.oid, n.nspname, c.relname, c.relreplident, a.attname, tn.nspname, t.typname, a.atttypid, a.atttypmod, \
@@ -179,8 +180,8 @@ fn tables_sql(publication: &str) -> String {
          JOIN pg_catalog.pg_namespace n ON n.nspname = p.schemaname \
          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
          LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-           AND CASE WHEN pg_catalog.to_jsonb(p) ? 'attnames' THEN pg_catalog.to_jsonb(p)->'attnames' ? a.attname::text \
-               ELSE a.attgenerated = '' END \
+           AND (a.attgenerated = '' OR pg_catalog.current_setting('server_version_num')::int >= 180000) \
+           AND coalesce(pg_catalog.to_jsonb(p)->'attnames' ? a.attname::text, true) \
          LEFT JOIN pg_catalog.pg_index i ON i.indrelid = c.oid AND i.indisvalid \
            AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE false END \
          LEFT JOIN LATERAL ( \

@@ -2,7 +2,7 @@
 
 use super::TailFormat;
 use crate::cli::{CliError, Output, Paint, Pretty};
-use crate::json::{JsonError, Renderer, epoch_document, epoch_reason};
+use crate::json::{JsonError, Renderer, epoch_document, epoch_reason, skipped_document};
 use crate::proto;
 
 pub(super) struct Printer {
@@ -65,6 +65,23 @@ impl Printer {
                     epoch.epoch,
                     epoch.first_offset,
                     epoch_reason(epoch)
+                );
+                self.out.style().paint(Paint::Bold, &text, &mut line);
+                self.out.line(&line)
+            }
+        }
+    }
+
+    /// Prints that events were left out here.
+    pub(super) fn skipped(&mut self, skipped: &proto::Skipped) -> Result<(), CliError> {
+        match &mut self.form {
+            Form::Json(_) => self.out.line(&serde_json::json!({ "skipped": skipped_document(skipped) }).to_string()),
+            Form::Pretty(_) => {
+                let mut line = String::new();
+                let (first, last) = (skipped.first_offset, skipped.next_offset.saturating_sub(1));
+                let text = format!(
+                    "── up to offset {last} left out what cannot be read from {first} on, as {} ──",
+                    skipped.note
                 );
                 self.out.style().paint(Paint::Bold, &text, &mut line);
                 self.out.line(&line)

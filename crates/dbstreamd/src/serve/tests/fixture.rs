@@ -257,6 +257,7 @@ impl Subscriber {
                     assert!(self.started.replace(started).is_none(), "started twice");
                 }
                 Some(Response::Schema(schema)) => self.schemas.push(schema),
+                Some(Response::Skipped(skipped)) => panic!("nothing was given up: {skipped:?}"),
                 Some(Response::EpochStarted(epoch)) => self.epochs.push(epoch),
                 Some(Response::Progress(progress)) => {
                     assert!(progress.offset >= self.progress, "progress went back");
