@@ -14,6 +14,7 @@ use dbstreamd_source::{Control, Inquiry, Lifecycle, SlotHealth, State, StreamSta
 use crate::consumers::Registry;
 use crate::holds;
 use crate::notices::Notices;
+use crate::unreadable::Told;
 
 /// Shown for a stream that the log has and the configuration has not.
 const UNCONFIGURED: &str = "no source is configured for this stream; what its log holds can still be read";
@@ -156,6 +157,8 @@ pub(crate) struct Directory {
     pub(crate) registry: Arc<Registry>,
     /// What happened lately.
     pub(crate) notices: Notices,
+    /// Values that the operator was told of.
+    pub(crate) unreadable: Told,
     /// Held while a stream's wish and what is stored of it change together.
     pub(crate) pausing: tokio::sync::Mutex<()>,
 }
@@ -169,7 +172,14 @@ impl Directory {
             }
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Self { log, entries, registry: Arc::default(), notices, pausing: tokio::sync::Mutex::default() }
+        Self {
+            log,
+            entries,
+            registry: Arc::default(),
+            notices,
+            unreadable: Told::default(),
+            pausing: tokio::sync::Mutex::default(),
+        }
     }
 
     pub(crate) fn log(&self) -> &Log {

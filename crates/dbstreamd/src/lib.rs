@@ -24,3 +24,4 @@ pub mod proto;
 mod schemas;
 pub mod serve;
 pub mod telemetry;
+mod unreadable;

@@ -9,8 +9,9 @@ use crate::geometry;
 use crate::value::{GeometryKind, Value};
 use crate::{arrays, binary, composites, network, numbers, octets, ranges, text_search, times};
 
-/// Types nest this deep at most; deeper ones are text. Far more than anybody has, and little enough for any stack.
-pub const DEPTH_MAX: usize = 32;
+/// Types nest this deep at most; deeper ones are text. More than anybody has, and few enough messages within messages for
+/// Protobuf, whose readers stop at 100.
+pub const DEPTH_MAX: usize = 16;
 
 /// Parts (elements, ranges, fields, lexemes with their positions, coordinates) of one value at most, nested ones
 /// included: at about 40 bytes each, 160 MiB while it is encoded.

@@ -6,6 +6,7 @@ use prost::Message;
 use tonic::{Code, Status};
 
 use crate::proto;
+use crate::unreadable::Unreadable;
 
 /// Whose reasons these are.
 const DOMAIN: &str = "dbstreamd";
@@ -63,17 +64,50 @@ pub(super) fn needs_snapshot(message: String, details: &proto::NeedsSnapshot) ->
         ("trim_point", details.trim_point.to_string()),
         ("resume_offset", details.resume_offset.to_string()),
     ];
-    let info = ErrorInfo {
-        reason: "NEEDS_SNAPSHOT".to_owned(),
-        domain: DOMAIN.to_owned(),
-        metadata: metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-    };
+    let info = error_info("NEEDS_SNAPSHOT", metadata);
     let status = RpcStatus {
         code: Code::FailedPrecondition.into(),
         message: message.clone(),
         details: vec![any("google.rpc.ErrorInfo", &info), any("dbstreamd.v1.NeedsSnapshot", details)],
     };
     Status::with_details(Code::FailedPrecondition, message, Bytes::from(status.encode_to_vec()))
+}
+
+/// FAILED_PRECONDITION for a typed subscription whose next event has a value that cannot be read.
+pub(super) fn value_unreadable(stream: &str, unreadable: &Unreadable) -> Status {
+    let Unreadable { table, column, offset, commit_lsn, reason } = unreadable;
+    let metadata = [
+        ("stream", stream.to_owned()),
+        ("table", table.clone()),
+        ("column", column.clone()),
+        ("offset", offset.to_string()),
+        ("lsn", commit_lsn.to_string()),
+        ("reason", reason.to_string()),
+    ];
+    let message = unreadable.to_string();
+    let status = RpcStatus {
+        code: Code::FailedPrecondition.into(),
+        message: message.clone(),
+        details: vec![any("google.rpc.ErrorInfo", &error_info("VALUE_UNREADABLE", metadata))],
+    };
+    Status::with_details(Code::FailedPrecondition, message, Bytes::from(status.encode_to_vec()))
+}
+
+fn error_info<const N: usize>(reason: &str, metadata: [(&str, String); N]) -> ErrorInfo {
+    ErrorInfo {
+        reason: reason.to_owned(),
+        domain: DOMAIN.to_owned(),
+        metadata: metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+    }
+}
+
+/// Reason and metadata of a status, as a client finds them.
+#[cfg(test)]
+pub(crate) fn find_error_info(status: &Status) -> Option<(String, std::collections::HashMap<String, String>)> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let found = details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"))?;
+    let info = ErrorInfo::decode(found.value.as_slice()).ok()?;
+    Some((info.reason, info.metadata))
 }
 
 /// The typed details of a status that says a snapshot is needed, as a client finds them.

@@ -18,7 +18,8 @@ use tonic::{Status, Streaming};
 
 use super::acks::Acks;
 use super::boundary::Boundary;
-use super::feed::Feed;
+use super::details;
+use super::feed::{Feed, Halt};
 use super::outbox::{Outbox, Room};
 use super::start::Plan;
 use super::status::from_log;
@@ -130,6 +131,7 @@ impl Subscription {
         let (log, stream) = (directory.log().clone(), plan.entry.id);
         let boundary = Boundary::new(log.clone(), stream, reader.position(), held);
         let feed = Feed::new(log.clone(), stream, reader, boundary, std::mem::take(&mut plan.filter), plan.credit);
+        let feed = if plan.typed { feed.typed() } else { feed };
         let (begun_behind, _) = feed.reached();
         let (attendance, has) = match &plan.consumer {
             Some(consumer) => introduce(&log, stream, consumer, begun_behind, plan.beginning()).await?,
@@ -197,7 +199,7 @@ impl Subscription {
                 }
                 Happening::Room(Some(room)) => {
                     let response = match waiting.take() {
-                        None => self.feed.next_response(room.bytes())?,
+                        None => self.feed.next_response(room.bytes()).map_err(|halt| self.halted(halt))?,
                         waiting => waiting,
                     };
                     if let Some(response) = response {
@@ -233,6 +235,16 @@ impl Subscription {
             Some(Asked::Start(_)) => Err(Status::invalid_argument("start may be sent only once, as the first request")),
             // A request of a later version of the contract.
             None => Err(Status::unimplemented("this daemon does not know that request: it is older than the client")),
+        }
+    }
+
+    fn halted(&self, halt: Halt) -> Status {
+        match halt {
+            Halt::Status(status) => status,
+            Halt::Unreadable(unreadable) => {
+                unreadable.tell(&self.directory, &self.plan.entry);
+                details::value_unreadable(self.plan.entry.name.as_str(), &unreadable)
+            }
         }
     }
 

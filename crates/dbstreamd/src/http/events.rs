@@ -22,12 +22,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, problem, streams};
+use crate::directory::{Directory, Entry};
 use crate::epochs::{Crossing, contract};
 use crate::filter::Filter;
+use crate::grpc::encode::typed::Decoders;
 use crate::grpc::encode::{self, RunBuilder};
 use crate::grpc::start::open_reader;
 use crate::grpc::status::start_error;
 use crate::json::{Renderer, epoch_document};
+use crate::unreadable::Unreadable;
 use crate::{position, proto};
 
 /// When nothing else was sent for this long the position is, or a comment if it is known: proxies keep the connection.
@@ -78,6 +81,9 @@ pub(super) async fn follow(
         filter: wish.filter,
         left: wish.limit,
         renderer: Renderer::default(),
+        typed: wish.typed.then(Decoders::default),
+        directory: Arc::clone(&shared.directory),
+        entry: entry.clone(),
         current: None,
         shutdown: shared.shutdown.clone(),
         ended: false,
@@ -95,11 +101,12 @@ struct Wish {
     from: StartAt,
     filter: Filter,
     limit: Option<u64>,
+    typed: bool,
 }
 
 impl Wish {
     fn new(query: &[(String, String)], headers: &HeaderMap) -> Result<Self, String> {
-        let (mut from, mut limit, mut tables) = (StartAt::Latest, None, Vec::new());
+        let (mut from, mut limit, mut tables, mut typed) = (StartAt::Latest, None, Vec::new(), false);
         for (key, value) in query {
             match key.as_str() {
                 "from" => from = position::parse(value)?,
@@ -108,7 +115,14 @@ impl Wish {
                     let number = value.parse::<u64>().ok().filter(|&limit| limit > 0);
                     limit = Some(number.ok_or_else(|| format!("limit: {value:?} is not a number of events from 1"))?);
                 }
-                other => return Err(format!("{other:?} cannot be asked for: use from, table and limit")),
+                "values" => {
+                    typed = match value.as_str() {
+                        "text" => false,
+                        "typed" => true,
+                        other => return Err(format!("values: {other:?} is neither text nor typed")),
+                    }
+                }
+                other => return Err(format!("{other:?} cannot be asked for: use from, table, limit and values")),
             }
         }
         // A reconnecting browser repeats the query and adds where it was; that is the newer wish.
@@ -117,7 +131,7 @@ impl Wish {
             from = StartAt::Offset(Offset(last).next());
         }
         let filter = Filter::new(&tables, Vec::new()).map_err(|error| error.to_string())?;
-        Ok(Self { from, filter, limit })
+        Ok(Self { from, filter, limit, typed })
     }
 }
 
@@ -127,6 +141,10 @@ struct Tail {
     filter: Filter,
     left: Option<u64>,
     renderer: Renderer,
+    /// How values are read; none for text.
+    typed: Option<Decoders>,
+    directory: Arc<Directory>,
+    entry: Entry,
     /// Schema versions the renderer has learned.
     known: HashSet<SchemaId>,
     current: Option<ChunkSlice>,
@@ -207,7 +225,14 @@ impl Tail {
                 if let Some(stored) = event.schema.filter(|stored| self.known.insert(stored.id)) {
                     self.renderer.learn(&crate::schemas::contract(stored));
                 }
-                let rendered = render(&self.renderer, &event)?;
+                let rendered =
+                    render(&self.renderer, &event, self.typed.as_mut()).map_err(|failure| match failure {
+                        Failure::Told(text) => text,
+                        Failure::Unreadable(unreadable) => {
+                            unreadable.tell(&self.directory, &self.entry);
+                            unreadable.to_string()
+                        }
+                    })?;
                 (self.considered, self.reported) = (event.offset, Some(event.offset));
                 return Ok(Some(rendered));
             }
@@ -218,13 +243,29 @@ impl Tail {
     }
 }
 
-fn render(renderer: &Renderer, event: &EventRef<'_>) -> Result<Event, String> {
+/// Why an event cannot be shown.
+enum Failure {
+    Told(String),
+    Unreadable(Unreadable),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Told(text)
+    }
+}
+
+fn render(renderer: &Renderer, event: &EventRef<'_>, typed: Option<&mut Decoders>) -> Result<Event, Failure> {
     let mut run = RunBuilder::default();
-    if !run.push(event) {
-        return Err(encode::broken(event.offset).message().to_owned());
+    let pushed = match typed {
+        None => run.push(event),
+        Some(decoders) => run.push_typed(event, decoders).map_err(Failure::Unreadable)?,
+    };
+    if !pushed {
+        return Err(Failure::Told(encode::broken(event.offset).message().to_owned()));
     }
     let batch = proto::EventBatch::decode(run.finish().bytes).map_err(|error| error.to_string())?;
-    let event = batch.events.first().ok_or("an event was lost while it was rendered")?;
+    let event = batch.events.first().ok_or_else(|| "an event was lost while it was rendered".to_owned())?;
     let json = renderer.event_json(event).map_err(|error| error.to_string())?;
     Ok(Event::default().id(event.offset.to_string()).data(json))
 }
@@ -236,6 +277,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::notices::Notices;
 
     #[tokio::test]
     async fn events_that_the_filter_dropped_move_the_position_with_the_next_keep_alive() {
@@ -264,6 +306,9 @@ mod tests {
             filter: Filter::new(&["shop.orders"], Vec::new()).unwrap(),
             left: None,
             renderer: Renderer::default(),
+            typed: None,
+            directory: Arc::new(Directory::new(log.clone(), Vec::new(), Notices::default())),
+            entry: Entry { id: stream, name: "shop".parse().unwrap(), running: None },
             current: None,
             shutdown: CancellationToken::new(),
             ended: false,
