@@ -1,8 +1,10 @@
 //! Change events as JSON, one object each: what `tail --format json` prints and the server-sent events carry.
 //!
 //! The fields, their names and their order are a contract with scripts (README, "JSON"). Values are in
-//! PostgreSQL's text form; what cannot be text is an object that says so: `{"binary": …}` for PostgreSQL's
+//! PostgreSQL's text form, or typed if that was asked for (`values`); what cannot be text is an object that says so: `{"binary": …}` for PostgreSQL's
 //! binary form, `{"base64": …}` for bytes that are not UTF-8. Nothing is ever replaced or dropped.
+
+pub(crate) mod values;
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -63,6 +65,8 @@ struct Known {
 struct KnownColumn {
     name: String,
     in_identity: bool,
+    /// Integers are strings.
+    wide: bool,
 }
 
 impl Renderer {
@@ -71,7 +75,11 @@ impl Renderer {
         let columns = schema
             .columns
             .iter()
-            .map(|column| KnownColumn { name: quoted(&column.name), in_identity: column.in_identity })
+            .map(|column| KnownColumn {
+                name: quoted(&column.name),
+                in_identity: column.in_identity,
+                wide: values::wide(column),
+            })
             .collect();
         let known = Known { schema: quoted(&schema.schema), table: quoted(&schema.table), columns };
         self.schemas.insert(schema.fingerprint.clone(), known);
@@ -163,9 +171,14 @@ fn put_row(
     identity_only: bool,
     unchanged: &mut Vec<String>,
 ) -> Result<(), JsonError> {
-    if row.cells.len() != known.columns.len() {
-        let (cells, columns) = (row.cells.len(), known.columns.len());
+    let typed = !row.values.is_empty();
+    let (cells, columns) = (if typed { row.values.len() } else { row.cells.len() }, known.columns.len());
+    if cells != columns {
         return Err(JsonError::CellCount { offset: event.offset, cells, columns });
+    }
+    if typed {
+        put_values(out, row, known, identity_only, unchanged);
+        return Ok(());
     }
     let mut separator = '{';
     for (cell, column) in row.cells.iter().zip(&known.columns) {
@@ -188,6 +201,25 @@ fn put_row(
     }
     out.extend_from_slice(if separator == '{' { b"{}" } else { b"}" });
     Ok(())
+}
+
+fn put_values(out: &mut Vec<u8>, row: &proto::Row, known: &Known, identity_only: bool, unchanged: &mut Vec<String>) {
+    let mut separator = '{';
+    for (value, column) in row.values.iter().zip(&known.columns) {
+        if identity_only && !column.in_identity {
+            continue;
+        }
+        if let Some(proto::value::Kind::Unchanged(_)) = value.kind {
+            if !unchanged.contains(&column.name) {
+                unchanged.push(column.name.clone());
+            }
+            continue;
+        }
+        put(out, format_args!("{separator}{}:", column.name));
+        separator = ',';
+        values::put_value(out, value, column.wide);
+    }
+    out.extend_from_slice(if separator == '{' { b"{}" } else { b"}" });
 }
 
 /// Lower-case name of an event's operation.

@@ -25,3 +25,4 @@ pub mod proto;
 mod schemas;
 pub mod serve;
 pub mod telemetry;
+mod unreadable;

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use crate::directory::{Directory, Entry};
 use crate::proto;
+use crate::unreadable::Unreadable;
 
 /// How long a consumer may wait for a lost schema to come back.
 const REFRESH_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -150,8 +151,18 @@ pub(crate) async fn way_around(directory: &Directory, entry: &Entry, error: &Log
     Some(Way::Park)
 }
 
+/// What becomes of a reader whose next event has a value that cannot be read: behind it if an operator gave it up, or
+/// parked.
+pub(crate) fn at_value(directory: &Directory, entry: &Entry, value: &Unreadable) -> Option<Skip> {
+    let skip = directory.log().skip_at(entry.id, value.offset);
+    if skip.is_none() {
+        park(directory, entry, value.offset, Reason::ValueUnreadable, &value.to_string());
+    }
+    skip
+}
+
 /// Keeps the place, and says so once.
-pub(crate) fn park(directory: &Directory, entry: &Entry, offset: Offset, reason: Reason, text: &str) {
+fn park(directory: &Directory, entry: &Entry, offset: Offset, reason: Reason, text: &str) {
     let parked = Parked { offset, reason, text: text.to_owned(), since: Timestamp::now() };
     if directory.parking.keep(entry.id, parked) {
         directory.notices.push(Notice::new(Severity::Error, reason.notice(), text).of_stream(&entry.name));

@@ -3,11 +3,13 @@
 //! What a person wants to see of an update is what changed; of a delete, which row. Values are shown so that they
 //! cannot harm a terminal, and are cut only to fit one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
 
 use super::output::{Paint, Style};
+use crate::json::values::as_cell;
 use crate::json::{JsonError, operation_name};
 use crate::proto::{self, cell};
 
@@ -37,6 +39,20 @@ impl Pretty {
     pub(crate) fn new_day(&mut self, event: &proto::Event) -> Option<String> {
         let day = jiff::Timestamp::from_microsecond(event.commit_time_us).ok()?.strftime("%Y-%m-%d UTC").to_string();
         (self.day.as_ref() != Some(&day)).then(|| self.day.insert(day).clone())
+    }
+
+    /// The event with its typed values as cells; itself if it has none.
+    pub(crate) fn in_cells<'a>(&self, event: &'a proto::Event) -> Cow<'a, proto::Event> {
+        let typed = |row: &Option<proto::Row>| row.as_ref().is_some_and(|row| !row.values.is_empty());
+        let Some(schema) = self.schemas.get(&event.fingerprint) else { return Cow::Borrowed(event) };
+        if !typed(&event.before) && !typed(&event.after) {
+            return Cow::Borrowed(event);
+        }
+        let mut event = event.clone();
+        for row in [&mut event.before, &mut event.after].into_iter().flatten() {
+            row.cells = row.values.iter().zip(&schema.columns).map(|(value, column)| as_cell(value, column)).collect();
+        }
+        Cow::Owned(event)
     }
 
     /// One line, without its end; cut to `width` characters when given.

@@ -23,7 +23,7 @@ use crate::proto::subscribe_request::Request;
 use crate::proto::subscribe_response::Response;
 use crate::proto::{
     Acknowledge, Client, CommitOffsetRequest, Filter, ListConsumersRequest, Start, StartFrom, SubscribeRequest,
-    SubscribeResponse, start_from,
+    SubscribeResponse, ValueForm, start_from,
 };
 use printer::Printer;
 
@@ -61,6 +61,9 @@ pub(super) struct TailArguments {
     /// For people, or one JSON object a line
     #[arg(long, value_enum, default_value_t)]
     format: TailFormat,
+    /// Values as PostgreSQL writes them, or as numbers, lists and so on
+    #[arg(long, value_enum, default_value_t)]
+    values: TailValues,
     /// End after so many changes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -77,6 +80,25 @@ enum TailFormat {
     Pretty,
     /// One JSON object a line
     Json,
+}
+
+/// The form of values.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum TailValues {
+    /// PostgreSQL's text form
+    #[default]
+    Text,
+    /// By their types: docs/types.md
+    Typed,
+}
+
+impl From<TailValues> for ValueForm {
+    fn from(values: TailValues) -> Self {
+        match values {
+            TailValues::Text => Self::Text,
+            TailValues::Typed => Self::Typed,
+        }
+    }
 }
 
 pub(super) async fn run(arguments: TailArguments) -> Result<(), CliError> {
@@ -183,7 +205,7 @@ impl Tail {
             from: from.map(|from| StartFrom { from: Some(from) }),
             filter: Some(Filter { tables: self.arguments.tables.clone(), operations: Vec::new() }),
             credit_events: self.left.unwrap_or_default(),
-            ..Start::default()
+            values: ValueForm::from(self.arguments.values).into(),
         };
         let acknowledgements =
             WatchStream::from_changes(offsets).map(|offset| Request::Acknowledge(Acknowledge { offset }));

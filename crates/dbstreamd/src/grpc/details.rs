@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 
 use crate::parking::Reason;
 use crate::proto;
+use crate::unreadable::Unreadable;
 
 /// Whose reasons these are.
 const DOMAIN: &str = "dbstreamd";
@@ -81,6 +82,29 @@ fn error_info(reason: &str, metadata: &[(&str, String)]) -> Any {
 fn failed_precondition(message: String, details: Vec<Any>) -> Status {
     let status = RpcStatus { code: Code::FailedPrecondition.into(), message: message.clone(), details };
     Status::with_details(Code::FailedPrecondition, message, Bytes::from(status.encode_to_vec()))
+}
+
+/// FAILED_PRECONDITION for a typed subscription whose next event has a value that cannot be read.
+pub(super) fn value_unreadable(stream: &str, value: &Unreadable) -> Status {
+    let Unreadable { table, column, offset, commit_lsn, reason } = value;
+    let place = [
+        ("stream", stream.to_owned()),
+        ("table", table.clone()),
+        ("column", column.clone()),
+        ("offset", offset.to_string()),
+        ("lsn", commit_lsn.to_string()),
+        ("reason", reason.to_string()),
+    ];
+    unreadable(Reason::ValueUnreadable, value.to_string(), &place)
+}
+
+/// Reason and metadata of a status, as a client finds them.
+#[cfg(test)]
+pub(crate) fn find_error_info(status: &Status) -> Option<(String, std::collections::HashMap<String, String>)> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let found = details.iter().find(|any| any.type_url.ends_with("/google.rpc.ErrorInfo"))?;
+    let info = ErrorInfo::decode(found.value.as_slice()).ok()?;
+    Some((info.reason, info.metadata))
 }
 
 /// The typed details of a status that says a snapshot is needed, as a client finds them.

@@ -6,6 +6,8 @@
 //! in a first pass over the cells, bytes written in a second. Values that the source did not send, because an update left
 //! them as they were, are filled from the old row where that is whole. Field numbers are those of `proto/dbstreamd/v1`.
 
+pub(crate) mod typed;
+
 use bytes::{BufMut, BytesMut};
 use dbstreamd_log::{Chunk, EncodedRun, EventRef};
 use dbstreamd_model::{BeforeKind, CellRef, EventBody, Op, RowChange, RowRef, TruncateFlags};

@@ -11,11 +11,22 @@ use dbstreamd_model::{Offset, SchemaId, StreamId};
 use tonic::Status;
 
 use super::boundary::Boundary;
+use super::encode::typed::Decoders;
 use super::encode::{self, RunBuilder};
 use super::status::from_log;
 use super::wire::Response;
 use crate::filter::Filter;
+use crate::unreadable::Unreadable;
 use crate::{parking, proto, schemas};
+
+/// Why there is no next response.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// The call ends with this.
+    Status(Status),
+    /// The next event has a value that cannot be read in typed form.
+    Unreadable(Unreadable),
+}
 
 /// One subscription's way through the stream.
 pub(super) struct Feed {
@@ -24,6 +35,8 @@ pub(super) struct Feed {
     reader: Reader,
     boundary: Boundary,
     filter: Filter,
+    /// How values are read; none for text.
+    typed: Option<Decoders>,
     /// Events that may still be delivered; none for no limit.
     credit: Option<u64>,
     /// What is left of the chunk in hand.
@@ -57,6 +70,7 @@ impl Feed {
             reader,
             boundary,
             filter,
+            typed: None,
             credit,
             current: None,
             known: HashSet::new(),
@@ -66,6 +80,11 @@ impl Feed {
             reported: considered,
             end_reported: false,
         }
+    }
+
+    /// As it is, but rows have typed values.
+    pub(super) fn typed(self) -> Self {
+        Self { typed: Some(Decoders::default()), ..self }
     }
 
     /// The first response.
@@ -123,7 +142,8 @@ impl Feed {
 
     /// Goes on behind what an operator gave up, and tells the client.
     pub(super) fn skip(&mut self, skip: &Skip) -> Response {
-        self.current = None;
+        self.current.iter_mut().for_each(|slice| slice.skip_to(skip.next));
+        self.current = self.current.take().filter(|slice| !slice.range.is_empty());
         self.reader.skip_to(skip.next);
         self.considered = self.considered.max(skip.next.previous());
         self.reported = self.considered;
@@ -161,12 +181,13 @@ impl Feed {
 
     /// The next response from the chunk in hand, of at most this many bytes unless one event alone is larger; none when
     /// the chunk is used up or credit is.
-    pub(super) fn next_response(&mut self, bytes_max: usize) -> Result<Option<Response>, Status> {
+    pub(super) fn next_response(&mut self, bytes_max: usize) -> Result<Option<Response>, Halt> {
         if let Some(started) = self.boundary.response() {
             return Ok(Some(started));
         }
         while self.has_events() {
-            let response = if self.filter.takes_all() { self.shared(bytes_max)? } else { self.own(bytes_max)? };
+            let shared = self.filter.takes_all() && self.typed.is_none();
+            let response = if shared { self.shared(bytes_max).map_err(Halt::Status)? } else { self.own(bytes_max)? };
             self.current = self.current.take().filter(|slice| !slice.range.is_empty());
             if response.is_some() {
                 return Ok(response);
@@ -209,8 +230,8 @@ impl Feed {
         Ok(Some(Response::Events(bytes)))
     }
 
-    /// An encoding of what matches the filter.
-    fn own(&mut self, bytes_max: usize) -> Result<Option<Response>, Status> {
+    /// An encoding of what matches the filter, or of typed values.
+    fn own(&mut self, bytes_max: usize) -> Result<Option<Response>, Halt> {
         let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
         let mut run = RunBuilder::default();
         let mut taken = 0;
@@ -230,11 +251,16 @@ impl Feed {
                 if !room {
                     break;
                 }
-                if !run.push(&event) {
-                    if run.is_empty() {
-                        return Err(encode::broken(event.offset));
-                    }
-                    break;
+                let pushed = match &mut self.typed {
+                    None => Ok(run.push(&event)),
+                    Some(decoders) => run.push_typed(&event, decoders),
+                };
+                match pushed {
+                    Ok(true) => {}
+                    // What is in front of it goes out first.
+                    Ok(false) | Err(_) if !run.is_empty() => break,
+                    Ok(false) => return Err(Halt::Status(encode::broken(event.offset))),
+                    Err(unreadable) => return Err(Halt::Unreadable(unreadable)),
                 }
                 taken += 1;
                 self.reported = event.offset;

@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) filter: Filter,
     /// None: not limited.
     pub(super) credit: Option<u64>,
+    /// Whether rows are to have typed values.
+    pub(super) typed: bool,
 }
 
 impl Plan {
@@ -26,10 +28,12 @@ impl Plan {
     pub(super) fn new(start: proto::Start, directory: &Directory) -> Result<Self, Status> {
         let entry = directory.find(&start.stream)?.clone();
         let consumer = if start.consumer.is_empty() { None } else { Some(consumer_name(&start.consumer)?) };
+        let values = start.values;
         let from = start.from.and_then(|from| from.from).map(start_at).transpose()?;
         let filter = filter(start.filter.unwrap_or_default())?;
         let credit = (start.credit_events > 0).then_some(start.credit_events);
-        Ok(Self { entry, consumer, from, filter, credit })
+        let typed = typed(values)?;
+        Ok(Self { entry, consumer, from, filter, credit, typed })
     }
 
     /// The consumer that must not cross into another epoch: it gave no explicit start. To be asked before
@@ -147,6 +151,17 @@ fn start_at(from: proto::start_from::From) -> Result<StartAt, Status> {
 fn filter(filter: proto::Filter) -> Result<Filter, Status> {
     let operations = filter.operations.iter().map(|&number| model_op(number)).collect::<Result<Vec<_>, _>>()?;
     Ok(Filter::new(&filter.tables, operations)?)
+}
+
+/// Whether this is the number of the typed form.
+fn typed(values: i32) -> Result<bool, Status> {
+    match proto::ValueForm::try_from(values) {
+        Ok(proto::ValueForm::Unspecified | proto::ValueForm::Text) => Ok(false),
+        Ok(proto::ValueForm::Typed) => Ok(true),
+        Err(_) => {
+            Err(Status::invalid_argument(format!("values: this daemon does not know form {values}: use text or typed")))
+        }
+    }
 }
 
 fn model_op(number: i32) -> Result<Op, FilterError> {

@@ -18,10 +18,12 @@ use tonic::{Status, Streaming};
 
 use super::acks::Acks;
 use super::boundary::Boundary;
-use super::feed::Feed;
+use super::details;
+use super::feed::{Feed, Halt};
 use super::outbox::{Outbox, Room};
 use super::start::Plan;
 use super::status::from_log;
+use super::wire::Response;
 use crate::consumers::Seat;
 use crate::directory::Directory;
 use crate::parking::{self, Way};
@@ -131,6 +133,7 @@ impl Subscription {
         let (log, stream) = (directory.log().clone(), plan.entry.id);
         let boundary = Boundary::new(log.clone(), stream, reader.position(), held);
         let feed = Feed::new(log.clone(), stream, reader, boundary, std::mem::take(&mut plan.filter), plan.credit);
+        let feed = if plan.typed { feed.typed() } else { feed };
         let (begun_behind, _) = feed.reached();
         let (attendance, has) = match &plan.consumer {
             Some(consumer) => introduce(&log, stream, consumer, begun_behind, plan.beginning()).await?,
@@ -209,7 +212,7 @@ impl Subscription {
                 }
                 Happening::Room(Some(room)) => {
                     let response = match waiting.take() {
-                        None => self.feed.next_response(room.bytes())?,
+                        None => self.next_response(room.bytes())?,
                         waiting => waiting,
                     };
                     if let Some(response) = response {
@@ -245,6 +248,17 @@ impl Subscription {
             Some(Asked::Start(_)) => Err(Status::invalid_argument("start may be sent only once, as the first request")),
             // A request of a later version of the contract.
             None => Err(Status::unimplemented("this daemon does not know that request: it is older than the client")),
+        }
+    }
+
+    fn next_response(&mut self, bytes_max: usize) -> Result<Option<Response>, Status> {
+        match self.feed.next_response(bytes_max) {
+            Ok(response) => Ok(response),
+            Err(Halt::Status(status)) => Err(status),
+            Err(Halt::Unreadable(value)) => match parking::at_value(&self.directory, &self.plan.entry, &value) {
+                Some(skip) => Ok(Some(self.feed.skip(&skip))),
+                None => Err(details::value_unreadable(self.plan.entry.name.as_str(), &value)),
+            },
         }
     }
 

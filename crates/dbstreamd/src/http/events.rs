@@ -25,11 +25,13 @@ use super::{Shared, problem, streams};
 use crate::directory::{Directory, Entry};
 use crate::epochs::{Crossing, contract};
 use crate::filter::Filter;
+use crate::grpc::encode::typed::Decoders;
 use crate::grpc::encode::{self, RunBuilder};
 use crate::grpc::start::open_reader;
 use crate::grpc::status::start_error;
 use crate::json::{Renderer, epoch_document, skipped_document};
 use crate::parking::{self, Way};
+use crate::unreadable::Unreadable;
 use crate::{position, proto};
 
 /// When nothing else was sent for this long the position is, or a comment if it is known: proxies keep the connection.
@@ -82,6 +84,7 @@ pub(super) async fn follow(
         filter: wish.filter,
         left: wish.limit,
         renderer: Renderer::default(),
+        typed: wish.typed.then(Decoders::default),
         current: None,
         shutdown: shared.shutdown.clone(),
         ended: false,
@@ -99,11 +102,12 @@ struct Wish {
     from: StartAt,
     filter: Filter,
     limit: Option<u64>,
+    typed: bool,
 }
 
 impl Wish {
     fn new(query: &[(String, String)], headers: &HeaderMap) -> Result<Self, String> {
-        let (mut from, mut limit, mut tables) = (StartAt::Latest, None, Vec::new());
+        let (mut from, mut limit, mut tables, mut typed) = (StartAt::Latest, None, Vec::new(), false);
         for (key, value) in query {
             match key.as_str() {
                 "from" => from = position::parse(value)?,
@@ -112,7 +116,14 @@ impl Wish {
                     let number = value.parse::<u64>().ok().filter(|&limit| limit > 0);
                     limit = Some(number.ok_or_else(|| format!("limit: {value:?} is not a number of events from 1"))?);
                 }
-                other => return Err(format!("{other:?} cannot be asked for: use from, table and limit")),
+                "values" => {
+                    typed = match value.as_str() {
+                        "text" => false,
+                        "typed" => true,
+                        other => return Err(format!("values: {other:?} is neither text nor typed")),
+                    }
+                }
+                other => return Err(format!("{other:?} cannot be asked for: use from, table, limit and values")),
             }
         }
         // A reconnecting browser repeats the query and adds where it was; that is the newer wish.
@@ -121,7 +132,7 @@ impl Wish {
             from = StartAt::Offset(Offset(last).next());
         }
         let filter = Filter::new(&tables, Vec::new()).map_err(|error| error.to_string())?;
-        Ok(Self { from, filter, limit })
+        Ok(Self { from, filter, limit, typed })
     }
 }
 
@@ -133,6 +144,8 @@ struct Tail {
     filter: Filter,
     left: Option<u64>,
     renderer: Renderer,
+    /// How values are read; none for text.
+    typed: Option<Decoders>,
     /// Schema versions the renderer has learned.
     known: HashSet<SchemaId>,
     current: Option<ChunkSlice>,
@@ -174,7 +187,13 @@ impl Tail {
                     return Some(event);
                 }
                 Ok(None) => {}
-                Err(text) => return Some(self.failed(&text)),
+                Err(Failure::Told(text)) => return Some(self.failed(&text)),
+                Err(Failure::Unreadable(value)) => {
+                    return Some(match parking::at_value(&self.directory, &self.entry, &value) {
+                        Some(skip) => self.skip(&skip),
+                        None => self.failed(&value.to_string()),
+                    });
+                }
             }
             let read = tokio::select! {
                 read = self.reader.next() => read,
@@ -197,6 +216,8 @@ impl Tail {
 
     /// Goes on behind what an operator gave up, and says so.
     fn skip(&mut self, skip: &Skip) -> Event {
+        self.current.iter_mut().for_each(|slice| slice.skip_to(skip.next));
+        self.current = self.current.take().filter(|slice| !slice.range.is_empty());
         self.reader.skip_to(skip.next);
         (self.considered, self.reported) = (skip.next.previous(), Some(skip.next.previous()));
         let document = skipped_document(&parking::skip_contract(skip));
@@ -217,7 +238,7 @@ impl Tail {
         Event::default().event("error").data(serde_json::json!({ "error": text }).to_string())
     }
 
-    fn event_of_current(&mut self) -> Result<Option<Event>, String> {
+    fn event_of_current(&mut self) -> Result<Option<Event>, Failure> {
         let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
         for event in chunk.events(range.clone()) {
             range.start += 1;
@@ -225,7 +246,7 @@ impl Tail {
                 if let Some(stored) = event.schema.filter(|stored| self.known.insert(stored.id)) {
                     self.renderer.learn(&crate::schemas::contract(stored));
                 }
-                let rendered = render(&self.renderer, &event)?;
+                let rendered = render(&self.renderer, &event, self.typed.as_mut())?;
                 (self.considered, self.reported) = (event.offset, Some(event.offset));
                 return Ok(Some(rendered));
             }
@@ -236,13 +257,29 @@ impl Tail {
     }
 }
 
-fn render(renderer: &Renderer, event: &EventRef<'_>) -> Result<Event, String> {
+/// Why an event cannot be shown.
+enum Failure {
+    Told(String),
+    Unreadable(Unreadable),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Told(text)
+    }
+}
+
+fn render(renderer: &Renderer, event: &EventRef<'_>, typed: Option<&mut Decoders>) -> Result<Event, Failure> {
     let mut run = RunBuilder::default();
-    if !run.push(event) {
-        return Err(encode::broken(event.offset).message().to_owned());
+    let pushed = match typed {
+        None => run.push(event),
+        Some(decoders) => run.push_typed(event, decoders).map_err(Failure::Unreadable)?,
+    };
+    if !pushed {
+        return Err(Failure::Told(encode::broken(event.offset).message().to_owned()));
     }
     let batch = proto::EventBatch::decode(run.finish().bytes).map_err(|error| error.to_string())?;
-    let event = batch.events.first().ok_or("an event was lost while it was rendered")?;
+    let event = batch.events.first().ok_or_else(|| "an event was lost while it was rendered".to_owned())?;
     let json = renderer.event_json(event).map_err(|error| error.to_string())?;
     Ok(Event::default().id(event.offset.to_string()).data(json))
 }
@@ -286,6 +323,7 @@ mod tests {
             filter: Filter::new(&["shop.orders"], Vec::new()).unwrap(),
             left: None,
             renderer: Renderer::default(),
+            typed: None,
             current: None,
             shutdown: CancellationToken::new(),
             ended: false,

@@ -150,6 +150,12 @@ pub struct ChunkSlice {
 }
 
 impl ChunkSlice {
+    /// Leaves out what lies before `next`.
+    pub fn skip_to(&mut self, next: Offset) {
+        let left_out = usize::try_from(next.events_since(self.chunk.first_offset())).unwrap_or(usize::MAX);
+        self.range.start = left_out.clamp(self.range.start, self.range.end);
+    }
+
     /// The events.
     pub fn events(&self) -> impl Iterator<Item = EventRef<'_>> {
         self.chunk.events(self.range.clone())

@@ -49,7 +49,7 @@ impl Printer {
                     self.out.line(&line)?;
                 }
                 let (style, width) = (self.out.style(), self.out.width());
-                self.out.line(&pretty.line(event, style, width).map_err(misfit)?)
+                self.out.line(&pretty.line(&pretty.in_cells(event), style, width).map_err(misfit)?)
             }
         }
     }
