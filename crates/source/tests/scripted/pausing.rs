@@ -30,7 +30,7 @@ async fn a_pause_during_setup_gives_the_connection_up_and_a_resume_begins_anew()
     within(asked).await;
     assert_eq!(running.status.lifecycle().state, State::Setup);
     running.control.set(pause());
-    let note = running.until(State::Paused).await.unwrap();
+    let note = running.until(State::Paused).await.error.unwrap();
     assert!(note.contains("paused by a test"), "{note}");
     assert_eq!(opened.load(Relaxed), 1, "it does not connect while it is paused");
     running.control.set(Goal::Run);

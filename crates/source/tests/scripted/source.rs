@@ -11,8 +11,8 @@ use bytes::Bytes;
 use dbstreamd_log::{CreditWindow, Log, LogOptions, Resume, StartAt, UnitHead};
 use dbstreamd_model::{Column, Lsn, Op, ReplicaIdentity, StreamId, StreamName, TableSchema, Timestamp};
 use dbstreamd_source::{
-    Catalog, Change, Confirmer, Control, Described, OnGap, Progress, RetryPolicy, Session, Source, SourceError,
-    SourceReader, State, StreamStatus, run,
+    Catalog, Change, Confirmer, Control, Described, Lifecycle, OnGap, Progress, RetryPolicy, Session, Source,
+    SourceError, SourceReader, State, StreamStatus, run,
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -283,10 +283,10 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Waits for a state; gives its reason.
-    pub(crate) async fn until(&self, state: State) -> Option<Arc<str>> {
+    /// Waits for a state; gives it as it was then.
+    pub(crate) async fn until(&self, state: State) -> Lifecycle {
         let mut life = self.status.watch();
-        within(life.wait_for(|life| life.state == state)).await.unwrap().error.clone()
+        within(life.wait_for(|life| life.state == state)).await.unwrap().clone()
     }
 
     pub(crate) async fn stop(self) {
