@@ -20,6 +20,7 @@ use crate::error::LogError;
 use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
 use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, Trim};
+use crate::tables::SharedBook;
 use crate::writer::Published;
 
 const HOUR_MICROS: i64 = 3600 * 1_000_000;
@@ -34,6 +35,8 @@ pub(crate) struct Stream {
     pub(crate) appended: AtomicU64,
     /// Durable schema versions. Who needs them for long takes the `Arc` out, so that the writer never waits for a disk read.
     pub(crate) schemas: RwLock<Arc<SchemaRegistry>>,
+    /// What is durably known of its tables.
+    pub(crate) tables: SharedBook,
     /// Where on disk what is.
     pub(crate) layout: RwLock<Layout>,
     /// Whose history it is, as far as that is durable.
@@ -71,6 +74,7 @@ impl Stream {
             published: Published::restored(&loaded.state, loaded.trim.point),
             appended: AtomicU64::new(loaded.state.durable.0),
             schemas: RwLock::new(Arc::new(loaded.schemas.clone())),
+            tables: RwLock::new(Arc::new(loaded.tables.clone())),
             layout: RwLock::new(Layout::new(loaded)),
             source: Mutex::new(loaded.source),
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
@@ -87,6 +91,7 @@ impl Stream {
     /// Takes over what was read back after a failed write. Readers' positions stay good: nothing visible has changed.
     pub(crate) fn restore(&self, loaded: &LoadedStream) {
         *self.schemas.write() = Arc::new(loaded.schemas.clone());
+        *self.tables.write() = Arc::new(loaded.tables.clone());
         *self.layout.write() = Layout::new(loaded);
         *self.source.lock() = loaded.source;
         let mut consumers = self.consumers.write();

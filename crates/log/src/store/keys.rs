@@ -72,6 +72,10 @@ pub(crate) enum MetaKey<'a> {
     Source(StreamId),
     /// `0b name` → a setting's value, chosen while the daemon ran (`encode_setting`).
     Setting(&'a str),
+    /// `0c stream schema 00 table` → the relation that has the name (`TableBinding`).
+    Table(StreamId, &'a str),
+    /// `0d stream schema 00 table` → that its rows changed without events (`Divergence`).
+    Diverged(StreamId, &'a str),
 }
 
 impl<'a> MetaKey<'a> {
@@ -99,6 +103,14 @@ impl<'a> MetaKey<'a> {
                 put(11, &[]);
                 out.extend_from_slice(name.as_bytes());
             }
+            Self::Table(stream, name) => {
+                put(12, &[stream.0]);
+                out.extend_from_slice(name.as_bytes());
+            }
+            Self::Diverged(stream, name) => {
+                put(13, &[stream.0]);
+                out.extend_from_slice(name.as_bytes());
+            }
         }
         out
     }
@@ -122,6 +134,8 @@ impl<'a> MetaKey<'a> {
             9 => Self::Trim(StreamId(take()?)),
             10 => Self::Source(StreamId(take()?)),
             11 => return Some(Self::Setting(std::str::from_utf8(rest).ok()?)),
+            12 => return Some(Self::Table(StreamId(take()?), std::str::from_utf8(rest).ok()?)),
+            13 => return Some(Self::Diverged(StreamId(take()?), std::str::from_utf8(rest).ok()?)),
             _ => return None,
         };
         rest.is_empty().then_some(key)
@@ -156,6 +170,8 @@ mod tests {
             MetaKey::Trim(s),
             MetaKey::Source(s),
             MetaKey::Setting("retention-age"),
+            MetaKey::Table(s, "public\0orders"),
+            MetaKey::Diverged(s, "public\0orders"),
         ];
         for key in keys {
             let bytes = key.to_bytes();

@@ -10,6 +10,7 @@ use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
 use crate::schemas::SchemaRegistry;
+use crate::tables::{Divergence, TableBinding, TableBook, TableChange, TableName};
 
 /// Everything the records say.
 #[derive(Debug, Default)]
@@ -28,6 +29,7 @@ pub(crate) struct LoadedStream {
     pub(crate) source: Option<SourceIdentity>,
     pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) schemas: SchemaRegistry,
+    pub(crate) tables: TableBook,
     pub(crate) directory: Vec<(PartitionSeq, Entry)>,
     pub(crate) consumers: BTreeMap<ConsumerName, Committed>,
 }
@@ -84,6 +86,16 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
         MetaKey::Trim(id) => loaded.stream(id)?.trim = Trim::decode(value)?,
         MetaKey::Setting(name) => {
             loaded.settings.insert(name.to_owned(), records::decode_setting(value)?);
+        }
+        MetaKey::Table(id, name) => {
+            let name = TableName::from_key(name).ok_or_else(|| damaged(format!("table {name:?}"), "it is no name"))?;
+            let binding = TableBinding::decode(value)?;
+            loaded.stream(id)?.tables.apply(name, TableChange::Bound(binding));
+        }
+        MetaKey::Diverged(id, name) => {
+            let name = TableName::from_key(name).ok_or_else(|| damaged(format!("table {name:?}"), "it is no name"))?;
+            let divergence = Divergence::decode(value)?;
+            loaded.stream(id)?.tables.apply(name, TableChange::Diverged(divergence));
         }
         MetaKey::Source(id) => loaded.stream(id)?.source = Some(SourceIdentity::decode(value)?),
     }
@@ -169,6 +181,7 @@ impl LoadedStream {
             source: None,
             epochs: Vec::new(),
             schemas: SchemaRegistry::default(),
+            tables: TableBook::default(),
             directory: Vec::new(),
             consumers: BTreeMap::new(),
         }
