@@ -21,7 +21,7 @@ use crate::schemas::{SchemaRegistry, StoredSchema};
 use crate::shared::Shared;
 use crate::store::SourceIdentity;
 use crate::stream::{InFlight, Stream};
-use crate::tables::{TableBinding, TableChange, TableName};
+use crate::tables::{Divergence, TableBinding, TableChange, TableName};
 use crate::units::UnitHasher;
 use crate::writer::{ChunkCommand, Command, Durable, Space};
 
@@ -238,6 +238,18 @@ impl Appender {
     pub fn tables(&self) -> Vec<(TableName, TableBinding)> {
         let book = Arc::clone(&self.stream.tables.read());
         book.bindings.iter().map(|(name, binding)| (name.clone(), *binding)).collect()
+    }
+
+    /// That a table's rows changed without events, as far as that is durable or was said in the open unit or since.
+    pub fn divergence(&self, table: &TableName) -> Option<Divergence> {
+        let open = self.open.iter().flat_map(|open| &open.tables);
+        let mut said = self.new_tables.iter().chain(open).filter(|(name, _)| name == table);
+        let newest = said.rfind(|(_, change)| !matches!(change, TableChange::Bound(_)));
+        match newest {
+            Some((_, TableChange::Diverged(divergence))) => Some(divergence.clone()),
+            Some(_) => None,
+            None => self.stream.tables.read().diverged.get(table).cloned(),
+        }
     }
 
     /// The schema version with this number, of those known in this session.

@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 use super::catalog::PgCatalog;
 use super::continuity::{self, Verdict};
 use super::decode::Decoder;
-use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, guard, setup};
+use super::{
+    Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, capture, guard, setup,
+};
 use crate::epochs::{EPOCHS_PER_HOUR_MAX, HistoryBreak, permit};
 use crate::error::SourceError;
 use crate::{Change, Confirmer, Inquiry, OnGap, OnLostSlot, Progress, Session, Source, SourceReader, StreamStatus};
@@ -48,7 +50,15 @@ impl Source for PostgresSource {
     }
 
     fn guard(&self, status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(guard::watch(self.settings.clone(), status))
+        let settings = self.settings.clone();
+        if !settings.ddl_capture {
+            return Box::pin(guard::watch(settings, status));
+        }
+        let capture = capture::watch(settings.clone(), Arc::clone(&status));
+        let slot = guard::watch(settings, status);
+        Box::pin(async {
+            tokio::join!(slot, capture);
+        })
     }
 
     async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError> {
@@ -98,6 +108,7 @@ impl Source for PostgresSource {
                 decoder: Decoder::default(),
                 asked: Arc::clone(&asked),
                 silence_max: settings.receive_timeout,
+                publication: settings.publication.clone(),
             }),
             confirmer: Box::new(PgConfirmer { feedback, asked, status_interval }),
             catalog: Box::new(PgCatalog::new(settings.name.clone(), settings.connect.clone())),
@@ -203,6 +214,7 @@ struct PgReader {
     decoder: Decoder,
     asked: Arc<Notify>,
     silence_max: Duration,
+    publication: String,
 }
 
 #[async_trait]
@@ -238,6 +250,10 @@ impl SourceReader for PgReader {
 
     fn catching_up(&self) -> bool {
         self.wal.is_catching_up()
+    }
+
+    fn reads_publication(&self, publications: &[String]) -> bool {
+        publications.is_empty() || publications.contains(&self.publication)
     }
 }
 

@@ -316,13 +316,14 @@ BEGIN
       || ',"tables":[' || _tables || ']'
       || ',"diverged":' || _diverged::text
       || ',"error":' || pg_catalog.to_json(pg_catalog.rtrim(_error))::text || '}';
-    PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', _document);
+    -- JSON is UTF-8, whatever the database's encoding is.
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(_document, 'UTF8'));
   EXCEPTION WHEN OTHERS THEN
     IF TG_EVENT <> 'ddl_command_start' THEN
       BEGIN
-        PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.json_build_object(
-          'tag', TG_TAG, 'role', current_user::text,
-          'error', 'It could not be recorded (' || TG_EVENT || '): ' || SQLERRM)::text);
+        PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(
+          pg_catalog.json_build_object('tag', TG_TAG, 'role', current_user::text,
+            'error', 'It could not be recorded (' || TG_EVENT || '): ' || SQLERRM)::text, 'UTF8'));
       EXCEPTION WHEN OTHERS THEN
         NULL;
       END;
