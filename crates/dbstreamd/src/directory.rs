@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{ConsumerState, EpochRecord, Log, LogError, Watermarks};
+use dbstreamd_log::{ConsumerState, Divergence, EpochRecord, Log, LogError, TableName, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
 use dbstreamd_source::{Control, Inquiry, Lifecycle, SlotHealth, State, StreamStatus};
 
@@ -65,6 +65,10 @@ pub(crate) struct StreamSnapshot {
     pub(crate) slot_health: Option<SlotHealth>,
     /// The newest epochs after the first, oldest first.
     pub(crate) epochs: Vec<EpochRecord>,
+    /// Tables whose rows changed without events.
+    pub(crate) diverged: Vec<(TableName, Divergence)>,
+    /// Whether the source records schema changes; none when that is not wanted, or nobody has looked yet.
+    pub(crate) ddl_capture: Option<bool>,
 }
 
 impl StreamSnapshot {
@@ -216,6 +220,8 @@ impl Directory {
             publication: entry.running.as_ref().map(|running| running.publication.clone()).unwrap_or_default(),
             slot_health: status.and_then(StreamStatus::slot),
             epochs: self.epochs(entry.id),
+            diverged: self.log.diverged(entry.id),
+            ddl_capture: status.and_then(StreamStatus::ddl_capture),
         })
     }
 

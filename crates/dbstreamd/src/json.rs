@@ -148,6 +148,9 @@ impl Renderer {
             put_text(out, &message.content);
             put(out, format_args!(",\"transactional\":{}", message.transactional));
         }
+        if let Some(change) = &event.schema_change {
+            put(out, format_args!(",\"schema_change\":{}", crate::schema_json::change_document(change)));
+        }
         out.push(b'}');
         Ok(())
     }

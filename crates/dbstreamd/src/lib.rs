@@ -21,6 +21,7 @@ mod notices;
 mod position;
 mod process;
 pub mod proto;
+mod schema_json;
 mod schemas;
 pub mod serve;
 pub mod telemetry;

@@ -35,6 +35,11 @@ impl Asker {
         };
         Self { by: words(if by.trim().is_empty() { otherwise } else { by }), why: words(why) }
     }
+
+    /// Who it is.
+    pub(crate) fn by(&self) -> &str {
+        &self.by
+    }
 }
 
 /// Why a stream was not paused, resumed or drained.

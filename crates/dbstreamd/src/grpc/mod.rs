@@ -311,6 +311,8 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         publication: snapshot.publication.clone(),
         epochs: snapshot.epochs.iter().map(crate::epochs::contract).collect(),
         slot_health: snapshot.slot_health.as_ref().map(slot_health),
+        diverged: snapshot.diverged.iter().map(schemas::diverged).collect(),
+        ddl_capture: snapshot.ddl_capture,
     }
 }
 

@@ -15,6 +15,8 @@ use crate::directory::{ConsumerSnapshot, StreamSnapshot, UnknownStream};
 use crate::epochs::contract;
 use crate::json::epoch_document;
 use crate::position::rfc3339;
+use crate::schema_json::divergence_document;
+use crate::schemas;
 
 pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Response {
     match shared.directory.snapshots() {
@@ -78,6 +80,8 @@ fn stream(snapshot: &StreamSnapshot) -> Value {
         "slot": snapshot.slot,
         "publication": snapshot.publication,
         "slot_health": snapshot.slot_health.as_ref().map(slot_health),
+        "diverged": snapshot.diverged.iter().map(|known| divergence_document(&schemas::diverged(known))).collect::<Vec<_>>(),
+        "ddl_capture": snapshot.ddl_capture,
         "epochs": snapshot.epochs.iter().map(|record| epoch_document(&contract(record))).collect::<Vec<_>>(),
     })
 }
