@@ -352,6 +352,31 @@ mod tests {
     }
 
     #[test]
+    fn a_schema_change_has_all_its_fields_in_an_object_of_its_own() {
+        let object =
+            proto::ChangedObject { r#type: "table".into(), identity: "s.t".into(), oid: 7, ..Default::default() };
+        let facts = proto::TableFacts { table: "t".into(), primary_key: vec!["id".into()], ..Default::default() };
+        let diverged = proto::Divergence { table: "t".into(), reason: 1, ..Default::default() };
+        let change = proto::SchemaChange {
+            command_tag: "ALTER TABLE".into(),
+            objects: vec![object],
+            tables: vec![facts],
+            diverged: vec![diverged],
+            ..Default::default()
+        };
+        let change =
+            proto::Event { schema_change: Some(change), fingerprint: Bytes::new(), ..event(Operation::SchemaChange) };
+        let line = render(&change);
+        assert!(line.starts_with(r#"{"offset":7,"op":"schema_change","schema":null,"table":null,"#), "{line}");
+        let change = &serde_json::from_str::<serde_json::Value>(&line).unwrap()["schema_change"];
+        assert_eq!(change["command_tag"], "ALTER TABLE");
+        assert_eq!((&change["statement"], &change["error"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+        assert_eq!((&change["objects"][0]["identity"], &change["objects"][0]["oid"]), (&"s.t".into(), &7.into()));
+        assert_eq!(change["tables"][0]["primary_key"][0], "id");
+        assert_eq!(change["diverged"][0]["reason"], "rewritten");
+    }
+
+    #[test]
     fn an_event_that_does_not_fit_its_schema_is_refused_and_nothing_is_written() {
         let mut out = b"kept".to_vec();
         let insert = proto::Event { after: row([None, None, None]), ..event(Operation::Insert) };
