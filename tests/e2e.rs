@@ -19,8 +19,12 @@ mod bad_server;
 mod bad_slot;
 #[path = "e2e/consumers.rs"]
 mod consumers;
+#[path = "e2e/ddl.rs"]
+mod ddl;
 #[path = "e2e/demo.rs"]
 mod demo;
+#[path = "e2e/diverged.rs"]
+mod diverged;
 #[path = "e2e/epochs.rs"]
 mod epochs;
 #[path = "e2e/failover.rs"]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{ConsumerState, EpochRecord, Log, LogError, Skip, Watermarks};
+use dbstreamd_log::{ConsumerState, Divergence, EpochRecord, Log, LogError, Skip, TableName, Watermarks};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
 use dbstreamd_source::{Control, Inquiry, Lifecycle, SlotHealth, State, StreamStatus};
 
@@ -71,6 +71,10 @@ pub(crate) struct StreamSnapshot {
     pub(crate) parked: Vec<Parked>,
     /// What operators gave up.
     pub(crate) skips: Vec<Skip>,
+    /// Tables whose rows changed without events.
+    pub(crate) diverged: Vec<(TableName, Divergence)>,
+    /// Whether the source records schema changes; none when that is not wanted, or nobody has looked yet.
+    pub(crate) ddl_capture: Option<bool>,
 }
 
 impl StreamSnapshot {
@@ -228,6 +232,8 @@ impl Directory {
             epochs: self.epochs(entry.id),
             parked: self.parking.of(entry.id),
             skips: self.log.skips(entry.id),
+            diverged: self.log.diverged(entry.id),
+            ddl_capture: status.and_then(StreamStatus::ddl_capture),
         })
     }
 

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use dbstreamd_log::EventRef;
-use dbstreamd_model::{Op, SchemaId, TableSchema};
+use dbstreamd_model::{DdlDocument, EventBody, Op, SchemaId, TableSchema};
 use dbstreamd_source::postgres::setup::{TablePattern, TablePatternError};
 
 /// More patterns than this are refused: they are tried one after the other.
@@ -45,13 +45,17 @@ impl Filter {
         self.tables.is_empty() && self.operations.is_empty()
     }
 
-    /// Whether this event passes. A logical message belongs to no table and passes only without table patterns.
+    /// Whether this event passes. A logical message belongs to no table and passes only without table patterns; a schema
+    /// change passes when one of its tables does.
     pub(crate) fn takes(&mut self, event: &EventRef<'_>) -> bool {
         if !self.operations.is_empty() && !self.operations.contains(&event.op) {
             return false;
         }
         if self.tables.is_empty() {
             return true;
+        }
+        if event.op == Op::SchemaChange {
+            return self.takes_change(event.body);
         }
         let Some(stored) = event.schema else { return false };
         let tables = &self.tables;
@@ -61,6 +65,18 @@ impl Filter {
     /// Whether a table passes.
     pub(crate) fn takes_table(&self, schema: &TableSchema) -> bool {
         self.tables.is_empty() || matches(&self.tables, schema)
+    }
+}
+
+impl Filter {
+    /// Of what was changed or dropped, whatever is named like a table counts.
+    fn takes_change(&self, body: &[u8]) -> bool {
+        let Ok(EventBody::SchemaChange(message)) = EventBody::parse(Op::SchemaChange, body) else { return false };
+        let Ok(document) = DdlDocument::from_json(message.content) else { return false };
+        let takes = |schema: &str, table: &str| self.tables.iter().any(|pattern| pattern.matches(schema, table));
+        document.tables.iter().any(|table| takes(&table.schema, &table.name))
+            || document.diverged.iter().any(|table| takes(&table.schema, &table.table))
+            || document.objects.iter().chain(&document.dropped).any(|object| takes(&object.schema, &object.name))
     }
 }
 

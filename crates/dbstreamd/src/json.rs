@@ -158,6 +158,9 @@ impl Renderer {
             put_text(out, &message.content);
             put(out, format_args!(",\"transactional\":{}", message.transactional));
         }
+        if let Some(change) = &event.schema_change {
+            put(out, format_args!(",\"schema_change\":{}", crate::schema_json::change_document(change)));
+        }
         out.push(b'}');
         Ok(())
     }
@@ -400,6 +403,31 @@ mod tests {
         assert!(line.contains(r#""commit_time":null"#) && line.contains(r#""fingerprint":null"#));
         assert!(line.ends_with(r#","prefix":"audit","content":"hi","transactional":true}"#), "{line}");
         assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());
+    }
+
+    #[test]
+    fn a_schema_change_has_all_its_fields_in_an_object_of_its_own() {
+        let object =
+            proto::ChangedObject { r#type: "table".into(), identity: "s.t".into(), oid: 7, ..Default::default() };
+        let facts = proto::TableFacts { table: "t".into(), primary_key: vec!["id".into()], ..Default::default() };
+        let diverged = proto::Divergence { table: "t".into(), reason: 1, ..Default::default() };
+        let change = proto::SchemaChange {
+            command_tag: "ALTER TABLE".into(),
+            objects: vec![object],
+            tables: vec![facts],
+            diverged: vec![diverged],
+            ..Default::default()
+        };
+        let change =
+            proto::Event { schema_change: Some(change), fingerprint: Bytes::new(), ..event(Operation::SchemaChange) };
+        let line = render(&change);
+        assert!(line.starts_with(r#"{"offset":7,"op":"schema_change","schema":null,"table":null,"#), "{line}");
+        let change = &serde_json::from_str::<serde_json::Value>(&line).unwrap()["schema_change"];
+        assert_eq!(change["command_tag"], "ALTER TABLE");
+        assert_eq!((&change["statement"], &change["error"]), (&serde_json::Value::Null, &serde_json::Value::Null));
+        assert_eq!((&change["objects"][0]["identity"], &change["objects"][0]["oid"]), (&"s.t".into(), &7.into()));
+        assert_eq!(change["tables"][0]["primary_key"][0], "id");
+        assert_eq!(change["diverged"][0]["reason"], "rewritten");
     }
 
     #[test]

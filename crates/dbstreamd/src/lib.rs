@@ -22,6 +22,7 @@ mod parking;
 mod position;
 mod process;
 pub mod proto;
+mod schema_json;
 mod schemas;
 pub mod serve;
 pub mod telemetry;

@@ -1,7 +1,7 @@
 //! Schema versions and what is known of their tables, as the contract has them.
 
 use bytes::Bytes;
-use dbstreamd_log::StoredSchema;
+use dbstreamd_log::{Divergence, DivergenceReason, StoredSchema, TableName};
 use dbstreamd_model::{
     AttributeFacts, Column, ColumnFacts, DdlDivergence, DdlDocument, DdlObject, FactsOrigin, RecordedFacts,
     ReplicaIdentity, TableFacts, TypeDescription, TypeFacts, TypeKind,
@@ -30,14 +30,32 @@ fn object(object: DdlObject) -> proto::ChangedObject {
 }
 
 fn divergence(divergence: DdlDivergence) -> proto::Divergence {
-    let reason = match divergence.reason.as_str() {
-        "rewritten" => proto::DivergenceReason::Rewritten,
-        "partition_moved" => proto::DivergenceReason::PartitionMoved,
-        "name_reused" => proto::DivergenceReason::NameReused,
-        _ => proto::DivergenceReason::Unspecified,
-    };
+    let reason =
+        DivergenceReason::from_name(&divergence.reason).map_or(proto::DivergenceReason::Unspecified, reason_of);
     let DdlDivergence { schema, table, detail, .. } = divergence;
-    proto::Divergence { schema, table, reason: reason.into(), detail }
+    proto::Divergence { schema, table, reason: reason.into(), detail, ..Default::default() }
+}
+
+/// A table that is on its stream's list.
+pub(crate) fn diverged((name, divergence): &(TableName, Divergence)) -> proto::Divergence {
+    proto::Divergence {
+        schema: name.schema.clone(),
+        table: name.table.clone(),
+        reason: reason_of(divergence.reason).into(),
+        detail: divergence.detail.clone(),
+        offset: divergence.offset.0,
+        commit_lsn: divergence.lsn.0,
+        noticed_at_us: divergence.noticed_at.0,
+    }
+}
+
+const fn reason_of(reason: DivergenceReason) -> proto::DivergenceReason {
+    match reason {
+        DivergenceReason::Rewritten => proto::DivergenceReason::Rewritten,
+        DivergenceReason::PartitionMoved => proto::DivergenceReason::PartitionMoved,
+        DivergenceReason::NameReused => proto::DivergenceReason::NameReused,
+        DivergenceReason::TypeChanged => proto::DivergenceReason::TypeChanged,
+    }
 }
 
 /// A schema version.

@@ -21,6 +21,7 @@ use crate::schemas::{SchemaRegistry, StoredSchema};
 use crate::shared::Shared;
 use crate::store::{SourceIdentity, StoredForm};
 use crate::stream::{InFlight, Stream};
+use crate::tables::{Divergence, TableBinding, TableChange, TableName};
 use crate::units::UnitHasher;
 use crate::writer::{ChunkCommand, Command, Durable, Space};
 
@@ -101,6 +102,8 @@ pub struct Appender {
     schemas: SchemaRegistry,
     /// Schemas that no chunk has taken along yet.
     new_schemas: Vec<StoredSchema>,
+    /// What became known of tables in whole units that no chunk has taken along yet.
+    new_tables: Vec<(TableName, TableChange)>,
     /// How far the source may forget once everything handed over and every whole unit in the builder is durable.
     confirm: Lsn,
     credit: Option<Credit>,
@@ -114,6 +117,8 @@ struct OpenUnit {
     head: UnitHead,
     events: u32,
     fragmented: bool,
+    /// What became known of tables in it.
+    tables: Vec<(TableName, TableChange)>,
 }
 
 impl Appender {
@@ -131,6 +136,7 @@ impl Appender {
             commit_time_max: Timestamp(i64::MIN),
             schemas: SchemaRegistry::default(),
             new_schemas: Vec::new(),
+            new_tables: Vec::new(),
             confirm: Lsn::ZERO,
             credit: None,
             life: 0,
@@ -145,6 +151,7 @@ impl Appender {
     /// When the log does not write any more.
     pub async fn begin_session(&mut self) -> Result<Resume, LogError> {
         (self.builder, self.open, self.credit) = (Builder::default(), None, None);
+        self.new_tables.clear();
         let (reply, answer) = oneshot::channel();
         self.shared.send(Command::Reset { stream: Arc::clone(&self.stream), reply })?;
         let Restart { resume, commit_time_max, life } = self.shared.answer(answer).await?;
@@ -227,8 +234,45 @@ impl Appender {
         if self.open.is_some() {
             self.misuse = Some("a unit must end before the next one begins");
         }
-        self.open = Some(OpenUnit { head, events: 0, fragmented: false });
+        self.open = Some(OpenUnit { head, events: 0, fragmented: false, tables: Vec::new() });
         self.hasher.reset();
+    }
+
+    /// Something became known of a table: durable together with the end of the open unit, and forgotten if that never
+    /// comes.
+    pub fn table(&mut self, name: TableName, change: TableChange) {
+        match &mut self.open {
+            Some(open) => open.tables.push((name, change)),
+            None => self.misuse = Some("what becomes known of a table must belong to a unit"),
+        }
+    }
+
+    /// What is durably known of this stream's tables, by name. Whole when a session was just begun.
+    pub fn tables(&self) -> Vec<(TableName, TableBinding)> {
+        let book = Arc::clone(&self.stream.tables.read());
+        book.bindings.iter().map(|(name, binding)| (name.clone(), *binding)).collect()
+    }
+
+    /// That a table's rows changed without events, as far as that is durable or was said in the open unit or since.
+    pub fn divergence(&self, table: &TableName) -> Option<Divergence> {
+        let open = self.open.iter().flat_map(|open| &open.tables);
+        let mut said = self.new_tables.iter().chain(open).filter(|(name, _)| name == table);
+        let newest = said.rfind(|(_, change)| !matches!(change, TableChange::Bound(_)));
+        match newest {
+            Some((_, TableChange::Diverged(divergence))) => Some(divergence.clone()),
+            Some(_) => None,
+            None => self.stream.tables.read().diverged.get(table).cloned(),
+        }
+    }
+
+    /// The schema version with this number, of those known in this session.
+    pub fn schema_of(&self, id: SchemaId) -> Option<&StoredSchema> {
+        self.schemas.get(id)
+    }
+
+    /// The offset that the next event gets.
+    pub fn next_offset(&self) -> Offset {
+        self.next_offset.advance(self.builder.len())
     }
 
     /// Adds an event to the open unit; copies `body`, whose layout is `dbstreamd_model::EventBody`'s.
@@ -263,6 +307,8 @@ impl Appender {
             self.misuse = Some("a unit must begin before it ends");
             return;
         };
+        // They come with the next chunk, or with this very unit.
+        self.new_tables.extend(open.tables);
         if open.events == 0 {
             return self.idle(end_lsn, false);
         }
@@ -318,7 +364,7 @@ impl Appender {
             && let Some(parts) = self.builder.take_all_but_last()
         {
             open.fragmented = true;
-            self.hand_over(parts, Lsn::ZERO, 0);
+            self.hand_over(parts, Vec::new(), Lsn::ZERO, 0);
         }
         if self.builder.is_empty() || pump == Pump::All {
             // What was received became no event, so that nothing will ever take its credit along; or the caller
@@ -364,17 +410,18 @@ impl Appender {
             open.fragmented = true;
         }
         let parts = self.builder.take_all();
-        self.hand_over(parts, Lsn::ZERO, 0);
+        self.hand_over(parts, Vec::new(), Lsn::ZERO, 0);
     }
 
     fn hand_over_whole(&mut self) {
         let parts = self.builder.take_whole();
+        let tables = std::mem::take(&mut self.new_tables);
         // What stays is the open unit: its bytes' credit stays with it.
-        self.hand_over(parts, self.confirm, self.builder.open_body_bytes());
+        self.hand_over(parts, tables, self.confirm, self.builder.open_body_bytes());
     }
 
     /// `stays` is how many bytes of credit are kept back.
-    fn hand_over(&mut self, parts: Parts, confirm: Lsn, stays: usize) {
+    fn hand_over(&mut self, parts: Parts, tables: Vec<(TableName, TableChange)>, confirm: Lsn, stays: usize) {
         if self.misuse.is_some() {
             return;
         }
@@ -403,6 +450,7 @@ impl Appender {
             stream: Arc::clone(&self.stream),
             chunk,
             schemas: std::mem::take(&mut self.new_schemas),
+            tables,
             confirm,
             credit,
             in_flight: InFlight::start(&self.stream),

@@ -42,6 +42,7 @@ mod shared;
 mod skips;
 mod store;
 mod stream;
+mod tables;
 mod tunables;
 mod units;
 mod writer;
@@ -61,6 +62,7 @@ pub use read::{READ_AHEAD_BYTES_MAX, Reader, SchemaCandidate, StartAt, UnitCurso
 pub use schemas::StoredSchema;
 pub use skips::Skip;
 pub use store::{SourceIdentity, StoredForm, ValueForm};
+pub use tables::{Divergence, DivergenceReason, TableBinding, TableChange, TableName};
 pub use tunables::Tunables;
 pub use units::UnitHasher;
 pub use writer::{Durable, Space, retention_classes};

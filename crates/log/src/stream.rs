@@ -21,6 +21,7 @@ use crate::holds::Known;
 use crate::schemas::SchemaRegistry;
 use crate::skips::Skip;
 use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, StoredForm, Trim};
+use crate::tables::SharedBook;
 use crate::writer::Published;
 
 const HOUR_MICROS: i64 = 3600 * 1_000_000;
@@ -35,6 +36,8 @@ pub(crate) struct Stream {
     pub(crate) appended: AtomicU64,
     /// Durable schema versions. Who needs them for long takes the `Arc` out, so that the writer never waits for a disk read.
     pub(crate) schemas: RwLock<Arc<SchemaRegistry>>,
+    /// What is durably known of its tables.
+    pub(crate) tables: SharedBook,
     /// Where on disk what is.
     pub(crate) layout: RwLock<Layout>,
     /// Stretches that who cannot read them may leave out.
@@ -76,6 +79,7 @@ impl Stream {
             published: Published::restored(&loaded.state, loaded.trim.point),
             appended: AtomicU64::new(loaded.state.durable.0),
             schemas: RwLock::new(Arc::new(loaded.schemas.clone())),
+            tables: RwLock::new(Arc::new(loaded.tables.clone())),
             layout: RwLock::new(Layout::new(loaded)),
             skips: RwLock::new(loaded.skips.clone()),
             source: Mutex::new(loaded.source),
@@ -94,6 +98,7 @@ impl Stream {
     /// Takes over what was read back after a failed write. Readers' positions stay good: nothing visible has changed.
     pub(crate) fn restore(&self, loaded: &LoadedStream) {
         *self.schemas.write() = Arc::new(loaded.schemas.clone());
+        *self.tables.write() = Arc::new(loaded.tables.clone());
         *self.layout.write() = Layout::new(loaded);
         *self.skips.write() = loaded.skips.clone();
         *self.source.lock() = loaded.source;

@@ -58,6 +58,8 @@ pub struct DdlDivergence {
     pub reason: String,
     /// What happened, in words.
     pub detail: String,
+    /// Publications that have the table.
+    pub publications: Vec<String>,
 }
 
 impl DdlDocument {

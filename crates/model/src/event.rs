@@ -30,6 +30,12 @@ impl Op {
         Self::ALL.into_iter().find(|op| *op as u8 == code)
     }
 
+    /// Whether it is a change of a row.
+    #[inline]
+    pub const fn is_row(self) -> bool {
+        matches!(self, Self::Insert | Self::Update | Self::Delete)
+    }
+
     /// Lower-case name, as in JSON and filters.
     pub const fn name(self) -> &'static str {
         match self {

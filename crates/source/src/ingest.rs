@@ -4,6 +4,8 @@
 //! the credit window: while it is exhausted this loop does not read, so the socket fills and the server's sender
 //! waits; feedback goes on meanwhile because the confirmer runs on a task of its own.
 
+mod tables;
+
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -18,6 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::SourceError;
+use crate::ledger::Ledger;
 use crate::resent::{ResentUnit, ResentUnits};
 use crate::status::{State, StreamStatus};
 use crate::{Catalog, Change, Progress, Session, SourceReader};
@@ -63,7 +66,11 @@ pub(crate) struct Ingest<'a> {
     window: &'a CreditShare,
     status: &'a StreamStatus,
     tables: Tables,
+    ledger: Ledger,
+    strange_document_told: bool,
     open: OpenUnit,
+    /// Where the open unit was committed.
+    unit_lsn: Lsn,
     resent: ResentUnits,
     /// The source has sent everything below this, in this session: a commit record that begins before it comes too late.
     sent_through: Lsn,
@@ -92,6 +99,7 @@ impl<'a> Ingest<'a> {
             closing: closing.clone(),
         };
         let confirmer = tokio::spawn(session.confirmer.run(progress));
+        let ledger = Ledger::new(appender.tables());
         Self {
             reader: session.reader,
             catalog: session.catalog,
@@ -103,7 +111,10 @@ impl<'a> Ingest<'a> {
             window,
             status,
             tables: Tables::default(),
+            ledger,
+            strange_document_told: false,
             open: OpenUnit::None,
+            unit_lsn: Lsn::ZERO,
             resent,
             sent_through: Lsn::ZERO,
             confirmed_before: resume.confirmed_through,
@@ -221,6 +232,9 @@ impl<'a> Ingest<'a> {
             match change {
                 Change::Event { op, relation, body } => {
                     let table = relation.map(|relation| self.tables.find(relation)).transpose()?;
+                    if !op.is_row() {
+                        self.look_into(op, relation, table.map(|t| t.id), &body);
+                    }
                     match &mut self.open {
                         OpenUnit::Fresh => {
                             self.appender.append(op, table.map(|t| t.id), &body);
@@ -249,6 +263,7 @@ impl<'a> Ingest<'a> {
                 Change::Schema { relation, schema } => {
                     let table = self.table(relation, &schema).await?;
                     self.tables.learn(relation, table);
+                    self.compare(relation, &schema, table.id);
                 }
                 Change::Idle { wal_end, reply_requested } => {
                     keepalives += 1;
@@ -287,7 +302,9 @@ impl<'a> Ingest<'a> {
         }
         let described = self.catalog.describe(relation, announced).await?;
         let fingerprint = described.schema.fingerprint();
-        let id = self.appender.schema(&described.schema, described.facts);
+        // What was told along with the change is what was true of it.
+        let facts = self.ledger.facts(relation, announced).or(described.facts);
+        let id = self.appender.schema(&described.schema, facts);
         Ok(Table { id, fingerprint })
     }
 
@@ -332,6 +349,7 @@ impl<'a> Ingest<'a> {
 
     async fn begin(&mut self, head: UnitHead) -> Result<(), SourceError> {
         self.advance(head.commit_lsn)?;
+        self.unit_lsn = head.commit_lsn;
         self.open = if self.resent.covers(&head) {
             OpenUnit::Resent(Box::new(ResentUnit::new(head)))
         } else {

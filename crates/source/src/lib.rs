@@ -12,6 +12,7 @@ mod control;
 mod epochs;
 mod error;
 mod ingest;
+mod ledger;
 pub mod postgres;
 mod resent;
 mod retry;
@@ -123,6 +124,11 @@ pub trait SourceReader: Send {
     /// Whether the last read was part of catching up, so that the next one will bring more within a moment.
     fn catching_up(&self) -> bool {
         false
+    }
+
+    /// Whether a table that is in these publications is read here. With none it is not known, and taken to be.
+    fn reads_publication(&self, _publications: &[String]) -> bool {
+        true
     }
 }
 

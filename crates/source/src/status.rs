@@ -103,6 +103,7 @@ pub struct StreamStatus {
     pub(crate) last_heard: AtomicI64,
     pub(crate) newest_commit_time: AtomicI64,
     slot: Mutex<Option<SlotHealth>>,
+    ddl_capture: Mutex<Option<bool>>,
     notices: NoticeSink,
 }
 
@@ -129,6 +130,7 @@ impl StreamStatus {
             last_heard: AtomicI64::new(0),
             newest_commit_time: AtomicI64::new(0),
             slot: Mutex::new(None),
+            ddl_capture: Mutex::new(None),
             notices,
         })
     }
@@ -197,6 +199,15 @@ impl StreamStatus {
     /// What the source keeps for us, as last seen; none when there is no slot, or nobody has looked yet.
     pub fn slot(&self) -> Option<SlotHealth> {
         self.slot.lock().clone()
+    }
+
+    pub(crate) fn set_ddl_capture(&self, active: bool) {
+        *self.ddl_capture.lock() = Some(active);
+    }
+
+    /// Whether the source records schema changes, as last seen; none when that is not wanted, or nobody has looked yet.
+    pub fn ddl_capture(&self) -> Option<bool> {
+        *self.ddl_capture.lock()
     }
 
     /// The stream's name.

@@ -1,5 +1,6 @@
 //! `dbstreamd check`: whether the sources can be captured, with everything that was found. Changes nothing.
 
+use dbstreamd_source::postgres::ddl_capture_install_sql;
 use dbstreamd_source::postgres::setup::{self, Level, Report};
 use futures_util::StreamExt;
 use serde_json::json;
@@ -11,6 +12,13 @@ use crate::config::Overrides;
 const AT_ONCE: usize = 8;
 
 pub(super) async fn run(arguments: CheckArguments) -> Result<(), CliError> {
+    if arguments.print_sql {
+        let mut out = Output::new();
+        out.line("BEGIN;")?;
+        out.line(ddl_capture_install_sql().trim_end())?;
+        out.line("COMMIT;")?;
+        return out.flush();
+    }
     let config = arguments.sources.load_with_source(Overrides::default())?;
     for warning in &config.warnings {
         note(&format!("warning: {warning}"));

@@ -12,9 +12,11 @@ mod memory;
 mod notices;
 mod output;
 mod pretty;
+mod schemas;
 mod serve;
 mod signals;
 mod streams;
+mod tables;
 mod tail;
 mod tune;
 
@@ -66,6 +68,10 @@ enum Command {
     Streams(ListArguments),
     /// List the named consumers of a running daemon
     Consumers(ConsumersArguments),
+    /// Show the schema versions of a stream's tables, and what changed between them
+    Schemas(schemas::SchemasArguments),
+    /// Look after tables whose rows changed without events
+    Tables(tables::TablesArguments),
     /// Print changes of a running daemon as they come
     Tail(tail::TailArguments),
     /// Show or change settings of a running daemon
@@ -144,6 +150,9 @@ struct CheckArguments {
     /// For people, or one JSON document
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Only print what installs the event triggers of ddl_capture, for a superuser to run; no source is looked at
+    #[arg(long, conflicts_with = "format")]
+    print_sql: bool,
 }
 
 #[derive(Args, Debug)]
@@ -280,6 +289,8 @@ fn run(command: Command) -> Result<(), CliError> {
         Command::Drain(arguments) => {
             (Builder::new_current_thread(), Box::pin(until_signal(lifecycle::drain(arguments))))
         }
+        Command::Schemas(arguments) => (Builder::new_current_thread(), Box::pin(until_signal(schemas::run(arguments)))),
+        Command::Tables(arguments) => (Builder::new_current_thread(), Box::pin(until_signal(tables::run(arguments)))),
         Command::Notices(arguments) => (Builder::new_current_thread(), Box::pin(until_signal(notices::run(arguments)))),
     };
     let runtime = runtime.enable_all().build().map_err(CliError::io("start the async runtime"))?;
@@ -331,6 +342,10 @@ mod tests {
             "dbstreamd resume shop --json",
             "dbstreamd drain shop --durable --timeout 90s",
             "dbstreamd notices --follow --json --server http://h:1",
+            "dbstreamd schemas shop",
+            "dbstreamd schemas shop public.* --diff --json --server http://h:1",
+            "dbstreamd tables clear shop public.orders --json",
+            "dbstreamd check --print-sql",
             "dbstreamd tail",
             "dbstreamd tail shop --server http://h:1 --from lsn:16/B374D848 --consumer c --table shop.* --table a.b --format json --limit 3 --until-caught-up",
         ] {
@@ -354,6 +369,8 @@ mod tests {
             "dbstreamd tune retention-age",
             "dbstreamd pause",
             "dbstreamd resume",
+            "dbstreamd schemas",
+            "dbstreamd tables clear shop",
             "dbstreamd drain shop --timeout soon",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
@@ -379,6 +396,9 @@ mod tests {
             ("dbstreamd resume --help", "Examples:"),
             ("dbstreamd drain --help", "Examples:"),
             ("dbstreamd notices --help", "Examples:"),
+            ("dbstreamd schemas --help", "Examples:"),
+            ("dbstreamd tables --help", "Examples:"),
+            ("dbstreamd tables clear --help", "Examples:"),
         ] {
             assert!(help(line).contains(word), "{line} does not say {word:?}");
         }

@@ -15,6 +15,8 @@ use crate::proto::{self, cell};
 
 /// Longest value in characters when the line must fit a terminal.
 const VALUE_CHARS_MAX: usize = 48;
+/// Objects of a schema change that are shown.
+const OBJECTS_SHOWN_MAX: usize = 4;
 /// Table names are padded to the longest seen, from and up to this, so that lines seldom jump.
 const TABLE_WIDTHS: std::ops::RangeInclusive<usize> = 16..=32;
 
@@ -87,6 +89,7 @@ impl Pretty {
         let cut = width.map(|_| VALUE_CHARS_MAX);
         match schema {
             Some(schema) => row_pieces(event, schema, cut, &mut pieces)?,
+            None if event.schema_change.is_some() => change_pieces(event, cut, &mut pieces),
             None => message_pieces(event, cut, &mut pieces),
         }
         Ok(fit(&pieces, style, width))
@@ -167,6 +170,28 @@ fn message_pieces(event: &proto::Event, cut: Option<usize>, pieces: &mut Pieces)
     pieces.push((Paint::Bold, prefix));
     let content = proto::Cell { value: Some(cell::Value::Text(message.content.clone())) };
     pieces.push((Paint::Plain, format!(": {}", value(&content, cut))));
+}
+
+/// What kind of change, of what, and the statement as far as there is room.
+fn change_pieces(event: &proto::Event, cut: Option<usize>, pieces: &mut Pieces) {
+    let Some(change) = &event.schema_change else { return };
+    pieces.push((Paint::Bold, printable(&change.command_tag)));
+    let changed = change.objects.iter().map(|object| (Paint::Name, object));
+    let dropped = change.dropped.iter().map(|object| (Paint::Bad, object));
+    for (paint, object) in changed.chain(dropped).take(OBJECTS_SHOWN_MAX) {
+        pieces.push((Paint::Plain, " ".to_owned()));
+        pieces.push((paint, printable(&object.identity)));
+    }
+    for table in &change.diverged {
+        pieces.push((Paint::Bad, printable(&format!(" {}.{} diverged", table.schema, table.table))));
+    }
+    if !change.error.is_empty() {
+        pieces.push((Paint::Bad, printable(&format!(" incomplete: {}", change.error))));
+    }
+    if !change.statement.is_empty() {
+        let statement = proto::Cell { value: Some(cell::Value::Text(change.statement.clone().into())) };
+        pieces.push((Paint::Dim, format!(": {}", value(&statement, cut))));
+    }
 }
 
 fn shown(cell: &proto::Cell, cut: Option<usize>) -> (Paint, String) {

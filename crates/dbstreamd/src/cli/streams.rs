@@ -7,6 +7,7 @@ use super::output::age_text;
 use super::{CliError, Format, ListArguments, Output, Paint, bytes_text, client, count_text};
 use crate::json::rfc3339;
 use crate::proto::{ListStreamsRequest, SlotHealth, Stream, StreamState};
+use crate::schema_json::{divergence_document, reason_name, table_name};
 
 pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
     let server = &arguments.server.server;
@@ -43,8 +44,38 @@ fn print(out: &mut Output, streams: &[Stream]) -> Result<(), CliError> {
             out.style().paint(Paint::Bad, &format!("{}: slot {}: {problem}", stream.name, stream.slot), &mut line);
             out.line(&line)?;
         }
+        if stream.ddl_capture == Some(false) {
+            let mut line = String::new();
+            let text = "ddl_capture is wanted, but its event triggers are not installed: see dbstreamd check";
+            out.style().paint(Paint::Change, &format!("{}: {text}", stream.name), &mut line);
+            out.line(&line)?;
+        }
+        diverged(out, stream)?;
     }
     Ok(())
+}
+
+/// Lines about tables that diverged, at most this many of a stream.
+const DIVERGED_SHOWN_MAX: usize = 20;
+
+fn diverged(out: &mut Output, stream: &Stream) -> Result<(), CliError> {
+    for table in stream.diverged.iter().take(DIVERGED_SHOWN_MAX) {
+        let mut line = String::new();
+        let text = format!(
+            "{stream}: table {name} is not what its events say since offset {offset} ({reason}): {detail}; read it anew, then: dbstreamd tables clear {stream} {name}",
+            stream = stream.name,
+            name = table_name(&table.schema, &table.table),
+            offset = table.offset,
+            reason = reason_name(table),
+            detail = table.detail,
+        );
+        out.style().paint(Paint::Bad, &text, &mut line);
+        out.line(&line)?;
+    }
+    match stream.diverged.len().checked_sub(DIVERGED_SHOWN_MAX) {
+        None | Some(0) => Ok(()),
+        Some(more) => out.line(&format!("{}: {more} more such tables: see --format json", stream.name)),
+    }
 }
 
 /// What is bad about the slot at the source, each in a line; none when all is well or nobody has looked.
@@ -128,6 +159,8 @@ pub(super) fn document(stream: &Stream) -> Value {
         "publication": stream.publication,
         "parked": stream.parked.iter().map(crate::json::parked_document).collect::<Vec<_>>(),
         "skipped": stream.skipped.iter().map(crate::json::skipped_document).collect::<Vec<_>>(),
+        "diverged": stream.diverged.iter().map(divergence_document).collect::<Vec<_>>(),
+        "ddl_capture": stream.ddl_capture,
         "epochs": stream.epochs.iter().map(crate::json::epoch_document).collect::<Vec<_>>(),
         "slot_health": stream.slot_health.as_ref().map(slot_health),
     })

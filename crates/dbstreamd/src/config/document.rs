@@ -121,6 +121,7 @@ pub(super) struct Source {
     pub(super) slot_check_interval: Option<Period>,
     pub(super) on_gap: Option<OnGap>,
     pub(super) on_lost_slot: Option<OnLostSlot>,
+    pub(super) ddl_capture: Option<bool>,
     pub(super) wal_insurance: Option<Size>,
     pub(super) retention_age: Option<Limit<Period>>,
     pub(super) allow_cleartext_password: Option<bool>,

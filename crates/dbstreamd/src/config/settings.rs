@@ -60,6 +60,7 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("create_slot", Kind::Flag),
     ("create_publication", Kind::Flag),
     ("publish_via_partition_root", Kind::Flag),
+    ("ddl_capture", Kind::Flag),
     ("binary", Kind::Flag),
     ("origin", Kind::Text),
     ("slot_timeout", Kind::Text),

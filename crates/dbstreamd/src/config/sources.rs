@@ -264,6 +264,7 @@ fn check(
         publish_via_partition_root: source.publish_via_partition_root.unwrap_or(defaults.publish_via_partition_root),
         binary: source.binary.unwrap_or(defaults.binary),
         origin: source.origin.unwrap_or(defaults.origin),
+        ddl_capture: source.ddl_capture.unwrap_or(defaults.ddl_capture),
         slot_timeout: period(source.slot_timeout, defaults.slot_timeout),
         receive_timeout: period(source.receive_timeout, defaults.receive_timeout),
         status_interval: period(source.status_interval, defaults.status_interval),

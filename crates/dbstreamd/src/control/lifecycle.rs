@@ -40,6 +40,11 @@ impl Asker {
     pub(crate) fn words(&self) -> String {
         if self.why.is_empty() { self.by.clone() } else { format!("{}: {}", self.by, self.why) }
     }
+
+    /// Who it is.
+    pub(crate) fn by(&self) -> &str {
+        &self.by
+    }
 }
 
 /// Why a stream was not paused, resumed or drained.

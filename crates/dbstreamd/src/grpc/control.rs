@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_model::{Offset, Severity};
+use dbstreamd_model::{Notice, Offset, Severity};
+use dbstreamd_source::postgres::setup::{TablePattern, TablePatternError};
 use tonic::{Request, Response, Status};
 
 use super::generated::control_server::Control;
@@ -13,7 +14,7 @@ use crate::control::tuning::{Change, Current, Origin, TuneError, Tuning};
 use crate::directory::{Directory, Entry};
 use crate::notices::{KEPT_MAX, Recorded};
 use crate::parking::{self, SkipError};
-use crate::proto;
+use crate::{proto, schemas};
 
 /// How long a drain may take unless the request says, and at most.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
@@ -96,6 +97,18 @@ impl Control for ControlService {
         }))
     }
 
+    async fn clear_table(
+        &self,
+        request: Request<proto::ClearTableRequest>,
+    ) -> Result<Response<proto::ClearTableResponse>, Status> {
+        let asker = asker(&request, &request.get_ref().by, "");
+        let request = request.into_inner();
+        let entry = self.directory.find(&request.stream)?;
+        self.clear(entry, &request.table, &asker).await?;
+        let left = self.directory.log().diverged(entry.id);
+        Ok(Response::new(proto::ClearTableResponse { diverged: left.iter().map(schemas::diverged).collect() }))
+    }
+
     async fn list_notices(
         &self,
         request: Request<proto::ListNoticesRequest>,
@@ -112,6 +125,29 @@ impl Control for ControlService {
 }
 
 impl ControlService {
+    /// Takes a table off the list of those whose rows changed without events, and writes down who said so.
+    async fn clear(&self, entry: &Entry, text: &str, asker: &Asker) -> Result<(), Status> {
+        let pattern: TablePattern =
+            text.parse().map_err(|error: TablePatternError| Status::invalid_argument(error.to_string()))?;
+        if !pattern.is_exact() {
+            return Err(Status::invalid_argument(format!("{text:?} is a pattern: name one table")));
+        }
+        let log = self.directory.log();
+        let mut listed = log.diverged(entry.id).into_iter().map(|(name, _)| name);
+        let found = listed.find(|name| pattern.matches(&name.schema, &name.table));
+        let cleared = match &found {
+            Some(name) => log.clear_diverged(entry.id, name.clone()).await.map_err(|error| from_log(&error))?,
+            None => false,
+        };
+        let Some(name) = found.filter(|_| cleared) else {
+            let text = format!("table {text} of stream {} is not on the list: nothing is wrong with it", entry.name);
+            return Err(Status::not_found(text));
+        };
+        let text = format!("table {name} counts as read anew, by order of {}", asker.by());
+        self.directory.notices.push(Notice::new(Severity::Info, "table_cleared", text).of_stream(&entry.name));
+        Ok(())
+    }
+
     fn settings(&self) -> Vec<proto::Setting> {
         self.tuning.all().into_iter().map(setting).collect()
     }

@@ -313,6 +313,8 @@ fn stream(snapshot: &StreamSnapshot) -> proto::Stream {
         parked: snapshot.parked.iter().map(parking::contract).collect(),
         skipped: snapshot.skips.iter().map(parking::skip_contract).collect(),
         slot_health: snapshot.slot_health.as_ref().map(slot_health),
+        diverged: snapshot.diverged.iter().map(schemas::diverged).collect(),
+        ddl_capture: snapshot.ddl_capture,
     }
 }
 

@@ -47,6 +47,7 @@ const STREAM_GAUGES: &[Of<StreamSnapshot>] = &[
         seconds(s.watermarks.visible_commit_time)
     }),
     ("dbstreamd_stream_last_heard_timestamp_seconds", "When the source last sent anything", |s| seconds(s.last_heard)),
+    ("dbstreamd_diverged_tables", "Tables whose rows changed without an event for each", |s| count(s.diverged.len())),
     ("dbstreamd_stream_log_bytes", "Bytes of the log on disk that belong to the stream", |s| float(s.log_bytes)),
 ];
 
@@ -78,6 +79,11 @@ const CONSUMER_GAUGES: &[Of<ConsumerSnapshot>] = &[
     }),
     ("dbstreamd_consumer_connected", "1 while the consumer is subscribed", |c| flag(c.connected)),
 ];
+
+/// A number of things as a gauge.
+fn count(things: usize) -> f64 {
+    float(things as u64)
+}
 
 /// A yes or no as a gauge.
 const fn flag(yes: bool) -> f64 {

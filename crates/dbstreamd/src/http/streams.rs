@@ -16,6 +16,8 @@ use crate::epochs::contract;
 use crate::json::{epoch_document, parked_document, skipped_document};
 use crate::parking;
 use crate::position::rfc3339;
+use crate::schema_json::divergence_document;
+use crate::schemas;
 
 pub(super) async fn all(State(shared): State<Arc<Shared>>) -> Response {
     match shared.directory.snapshots() {
@@ -81,6 +83,8 @@ fn stream(snapshot: &StreamSnapshot) -> Value {
         "slot_health": snapshot.slot_health.as_ref().map(slot_health),
         "parked": snapshot.parked.iter().map(|parked| parked_document(&parking::contract(parked))).collect::<Vec<_>>(),
         "skipped": snapshot.skips.iter().map(|skip| skipped_document(&parking::skip_contract(skip))).collect::<Vec<_>>(),
+        "diverged": snapshot.diverged.iter().map(|known| divergence_document(&schemas::diverged(known))).collect::<Vec<_>>(),
+        "ddl_capture": snapshot.ddl_capture,
         "epochs": snapshot.epochs.iter().map(|record| epoch_document(&contract(record))).collect::<Vec<_>>(),
     })
 }

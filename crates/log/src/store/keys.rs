@@ -70,10 +70,14 @@ pub(crate) enum MetaKey<'a> {
     Trim(StreamId),
     /// `0a stream` → whose history the stream is, and in which form (`SourceRecord`).
     Source(StreamId),
-    /// `0d stream offset` → a stretch from that offset on that may be left out (`Skip`).
+    /// `0e stream offset` → a stretch from that offset on that may be left out (`Skip`).
     Skip(StreamId, Offset),
     /// `0b name` → a setting's value, chosen while the daemon ran (`encode_setting`).
     Setting(&'a str),
+    /// `0c stream schema 00 table` → the relation that has the name (`TableBinding`).
+    Table(StreamId, &'a str),
+    /// `0d stream schema 00 table` → that its rows changed without events (`Divergence`).
+    Diverged(StreamId, &'a str),
 }
 
 impl<'a> MetaKey<'a> {
@@ -98,11 +102,19 @@ impl<'a> MetaKey<'a> {
             Self::Trim(stream) => put(9, &[stream.0]),
             Self::Source(stream) => put(10, &[stream.0]),
             Self::Skip(stream, first) => {
-                put(13, &[stream.0]);
+                put(14, &[stream.0]);
                 out.extend_from_slice(&first.0.to_be_bytes());
             }
             Self::Setting(name) => {
                 put(11, &[]);
+                out.extend_from_slice(name.as_bytes());
+            }
+            Self::Table(stream, name) => {
+                put(12, &[stream.0]);
+                out.extend_from_slice(name.as_bytes());
+            }
+            Self::Diverged(stream, name) => {
+                put(13, &[stream.0]);
                 out.extend_from_slice(name.as_bytes());
             }
         }
@@ -127,11 +139,13 @@ impl<'a> MetaKey<'a> {
             8 => Self::Directory(StreamId(take()?), PartitionSeq(take()?)),
             9 => Self::Trim(StreamId(take()?)),
             10 => Self::Source(StreamId(take()?)),
-            13 => {
+            14 => {
                 let stream = StreamId(take()?);
                 return Some(Self::Skip(stream, Offset(u64::from_be_bytes(rest.try_into().ok()?))));
             }
             11 => return Some(Self::Setting(std::str::from_utf8(rest).ok()?)),
+            12 => return Some(Self::Table(StreamId(take()?), std::str::from_utf8(rest).ok()?)),
+            13 => return Some(Self::Diverged(StreamId(take()?), std::str::from_utf8(rest).ok()?)),
             _ => return None,
         };
         rest.is_empty().then_some(key)
@@ -167,6 +181,8 @@ mod tests {
             MetaKey::Source(s),
             MetaKey::Setting("retention-age"),
             MetaKey::Skip(s, Offset(5)),
+            MetaKey::Table(s, "public\0orders"),
+            MetaKey::Diverged(s, "public\0orders"),
         ];
         for key in keys {
             let bytes = key.to_bytes();

@@ -11,6 +11,7 @@ use crate::error::LogError;
 use crate::failpoint::Failpoint;
 use crate::schemas::SchemaRegistry;
 use crate::skips::Skip;
+use crate::tables::{Divergence, TableBinding, TableBook, TableChange, TableName};
 
 /// Everything the records say.
 #[derive(Debug, Default)]
@@ -31,6 +32,7 @@ pub(crate) struct LoadedStream {
     pub(crate) epochs: Vec<EpochRecord>,
     pub(crate) schemas: SchemaRegistry,
     pub(crate) skips: Vec<Skip>,
+    pub(crate) tables: TableBook,
     pub(crate) directory: Vec<(PartitionSeq, Entry)>,
     pub(crate) consumers: BTreeMap<ConsumerName, Committed>,
 }
@@ -87,6 +89,16 @@ fn take_record(loaded: &mut Loaded, key: &[u8], value: &[u8]) -> Result<(), LogE
         MetaKey::Trim(id) => loaded.stream(id)?.trim = Trim::decode(value)?,
         MetaKey::Setting(name) => {
             loaded.settings.insert(name.to_owned(), records::decode_setting(value)?);
+        }
+        MetaKey::Table(id, name) => {
+            let name = TableName::from_key(name).ok_or_else(|| damaged(format!("table {name:?}"), "it is no name"))?;
+            let binding = TableBinding::decode(value)?;
+            loaded.stream(id)?.tables.apply(name, TableChange::Bound(binding));
+        }
+        MetaKey::Diverged(id, name) => {
+            let name = TableName::from_key(name).ok_or_else(|| damaged(format!("table {name:?}"), "it is no name"))?;
+            let divergence = Divergence::decode(value)?;
+            loaded.stream(id)?.tables.apply(name, TableChange::Diverged(divergence));
         }
         MetaKey::Skip(id, first) => {
             let skip = records::decode_skip(first, value)?;
@@ -182,6 +194,7 @@ impl LoadedStream {
             epochs: Vec::new(),
             schemas: SchemaRegistry::default(),
             skips: Vec::new(),
+            tables: TableBook::default(),
             directory: Vec::new(),
             consumers: BTreeMap::new(),
         }

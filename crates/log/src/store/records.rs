@@ -14,6 +14,7 @@ use crate::epochs::{EpochReason, EpochRecord};
 use crate::error::LogError;
 use crate::schemas::StoredSchema;
 use crate::skips::Skip;
+use crate::tables::{Divergence, DivergenceReason, TableBinding};
 
 /// First byte of every record but those below.
 const RECORD_VERSION: u8 = 1;
@@ -291,6 +292,36 @@ pub(crate) fn decode_epoch(epoch: Epoch, bytes: &[u8]) -> Result<EpochRecord, Lo
     })
 }
 
+impl TableBinding {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = vec![RECORD_VERSION];
+        [self.relation, self.schema.0].iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        read("a table's name", bytes, |input| Some(Self { relation: input.u32()?, schema: SchemaId(input.u32()?) }))
+    }
+}
+
+impl Divergence {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = encode_numbers(&[self.offset.0, self.lsn.0, self.noticed_at.0.cast_unsigned()]);
+        out.push(self.reason as u8);
+        put_text(&mut out, &self.detail);
+        out
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
+        read("a table's divergence", bytes, |input| {
+            let (offset, lsn) = (Offset(input.u64()?), Lsn(input.u64()?));
+            let noticed_at = Timestamp(input.u64()?.cast_signed());
+            let reason = DivergenceReason::from_code(input.u8()?)?;
+            Some(Self { reason, detail: input.text()?.to_owned(), offset, lsn, noticed_at })
+        })
+    }
+}
+
 /// A schema version: its fingerprint, then the schema's own encoding; in version 2 facts stand between the two.
 pub(crate) fn encode_schema(schema: &StoredSchema) -> Vec<u8> {
     let version = if schema.facts.is_some() { SCHEMA_WITH_FACTS_VERSION } else { RECORD_VERSION };
@@ -483,6 +514,13 @@ mod tests {
         let cuts = (0..bytes.len()).filter(|cut| !whole.contains(cut));
         cuts.for_each(|cut| assert!(SourceRecord::decode(&bytes[..cut]).is_err()));
         assert!(SourceRecord::decode(&[bytes.as_slice(), &[0]].concat()).is_err());
+        let binding = TableBinding { relation: u32::MAX, schema: SchemaId(2) };
+        check(&binding, &binding.encode(), TableBinding::decode);
+        for reason in DivergenceReason::ALL {
+            let divergence =
+                Divergence { reason, detail: "ä".into(), offset: Offset(3), lsn: Lsn(u64::MAX), noticed_at: time };
+            check(&divergence, &divergence.encode(), Divergence::decode);
+        }
         for reason in EpochReason::ALL {
             let epoch = EpochRecord {
                 epoch: Epoch(2),

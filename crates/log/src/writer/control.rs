@@ -17,6 +17,7 @@ use crate::store::{
     encode_schema, encode_setting, encode_skip,
 };
 use crate::stream::Stream;
+use crate::tables::{TableChange, TableName};
 
 impl Writer {
     /// Does a command that stands alone; everything asked before it has been done.
@@ -55,6 +56,10 @@ impl Writer {
             Command::RaiseEpoch { stream, broken, reply } => {
                 let record = self.raise_epoch(&stream, broken)?;
                 let _ = reply.send(Ok(record));
+            }
+            Command::ClearTable { stream, table, reply } => {
+                let cleared = self.clear_table(&stream, table)?;
+                let _ = reply.send(Ok(cleared));
             }
             Command::Settings { changes, reply } => {
                 self.store_settings(changes)?;
@@ -108,6 +113,17 @@ impl Writer {
         self.store.commit(&batch)?;
         stream.consumers.write().remove(consumer);
         Ok(Some(committed))
+    }
+
+    fn clear_table(&mut self, stream: &Stream, table: TableName) -> Result<bool, LogError> {
+        if !stream.tables.read().diverged.contains_key(&table) {
+            return Ok(false);
+        }
+        let mut batch = Batch::default();
+        self.store.delete_meta(&mut batch, MetaKey::Diverged(stream.id, &table.to_key()))?;
+        self.store.commit(&batch)?;
+        Arc::make_mut(&mut stream.tables.write()).apply(table, TableChange::Cleared);
+        Ok(true)
     }
 
     fn bind(&mut self, stream: &Stream, source: SourceIdentity, confirmed_max: Lsn) -> Result<(), LogError> {

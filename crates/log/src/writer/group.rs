@@ -20,6 +20,7 @@ use crate::holds::Known;
 use crate::schemas::StoredSchema;
 use crate::store::{Batch, ChunkKey, Committed, Entry, MetaKey, PartitionSeq, StreamState, encode_schema};
 use crate::stream::{InFlight, Stream};
+use crate::tables::{TableChange, TableName};
 
 /// The group at hand.
 #[derive(Default)]
@@ -33,6 +34,7 @@ pub(super) struct Group {
     touched: BTreeSet<StreamId>,
     chunks: Vec<Stored>,
     schemas: Vec<(Arc<Stream>, StoredSchema)>,
+    tables: Vec<(Arc<Stream>, TableName, TableChange)>,
     places: Vec<(Arc<Stream>, PartitionSeq, Entry)>,
     commits: BTreeMap<(StreamId, ConsumerName), (Arc<Stream>, Committed)>,
     /// How many of these consumers are new to their stream.
@@ -72,7 +74,7 @@ impl Group {
 impl Writer {
     /// Puts a chunk, with the schemas it brings, into the group.
     pub(super) fn gather_chunk(&mut self, group: &mut Group, command: ChunkCommand) -> Result<(), LogError> {
-        let ChunkCommand { stream, chunk, schemas, confirm, credit, in_flight, life: _ } = command;
+        let ChunkCommand { stream, chunk, schemas, tables, confirm, credit, in_flight, life: _ } = command;
         let (class, last) = self.class_of(stream.id)?;
         let (partition, closed) = self.active_partition(&mut group.batch, class, last)?;
         group.closed.extend(closed);
@@ -89,6 +91,20 @@ impl Writer {
             self.store.put_meta(&mut group.batch, key, &encode_schema(&schema))?;
             slot.state.schemas = slot.state.schemas.max(schema.id);
             group.schemas.push((Arc::clone(&stream), schema));
+        }
+        for (table, change) in tables {
+            let key = table.to_key();
+            let (name, diverged) = (MetaKey::Table(stream.id, &key), MetaKey::Diverged(stream.id, &key));
+            match &change {
+                TableChange::Bound(binding) => self.store.put_meta(&mut group.batch, name, &binding.encode())?,
+                TableChange::Diverged(what) => self.store.put_meta(&mut group.batch, diverged, &what.encode())?,
+                TableChange::Cleared => self.store.delete_meta(&mut group.batch, diverged)?,
+                TableChange::Gone => {
+                    self.store.delete_meta(&mut group.batch, name)?;
+                    self.store.delete_meta(&mut group.batch, diverged)?;
+                }
+            }
+            group.tables.push((Arc::clone(&stream), table, change));
         }
         if slot.partition != Some(partition) {
             let entry = slot.entry();
@@ -184,6 +200,9 @@ impl Writer {
     fn publish(&mut self, group: Group) -> Result<(), LogError> {
         for (stream, schema) in group.schemas {
             Arc::make_mut(&mut stream.schemas.write()).insert(schema);
+        }
+        for (stream, table, change) in group.tables {
+            Arc::make_mut(&mut stream.tables.write()).apply(table, change);
         }
         for (stream, partition, entry) in group.places {
             stream.layout.write().directory.push((partition, entry));

@@ -207,6 +207,7 @@ pub(crate) fn refuse(command: Command, error: &LogError) {
         Command::Reset { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::RaiseEpoch { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Forget { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Command::ClearTable { reply, .. } => drop(reply.send(Err(error.clone()))),
         Command::Bind { reply, .. }
         | Command::RestoreSchemas { reply, .. }
         | Command::Skip { reply, .. }

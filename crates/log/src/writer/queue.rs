@@ -25,6 +25,7 @@ use crate::schemas::StoredSchema;
 use crate::skips::Skip;
 use crate::store::{SourceIdentity, StoredForm};
 use crate::stream::{InFlight, Stream};
+use crate::tables::{TableChange, TableName};
 
 /// Everything the writer can be asked to do.
 pub(crate) enum Command {
@@ -77,6 +78,12 @@ pub(crate) enum Command {
         broken: EpochBreak,
         reply: Reply<EpochRecord>,
     },
+    /// A table's rows are again what their events say; answers whether that was news.
+    ClearTable {
+        stream: Arc<Stream>,
+        table: TableName,
+        reply: Reply<bool>,
+    },
     /// Store settings, or with none delete them.
     Settings {
         changes: BTreeMap<String, Option<String>>,
@@ -103,6 +110,8 @@ pub(crate) struct ChunkCommand {
     pub(crate) chunk: Chunk,
     /// Schema versions first used here or in a chunk soon after.
     pub(crate) schemas: Vec<StoredSchema>,
+    /// What became known of tables in the units that end here.
+    pub(crate) tables: Vec<(TableName, TableChange)>,
     /// How far the source may forget once this is durable; zero for no further than before.
     pub(crate) confirm: Lsn,
     /// Given back when the chunk is durable.

@@ -20,3 +20,4 @@ mod reading;
 mod retention;
 mod sessions;
 mod support;
+mod tables;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dbstreamd_log::UnitHead;
-use dbstreamd_model::{Lsn, Op, Timestamp};
-use dbstreamd_pgoutput::{Message, ParseError};
+use dbstreamd_model::{DDL_PREFIX, DdlDocument, Lsn, Op, Timestamp};
+use dbstreamd_pgoutput::{LogicalMessage, Message, ParseError};
 use postgres_types::Type;
 
 use crate::Change;
@@ -113,7 +113,7 @@ impl Decoder {
                 }
             }
             Message::Message(message) => {
-                let event = Change::Event { op: Op::Message, relation: None, body: message.to_body() };
+                let event = Change::Event { op: message_op(&message), relation: None, body: message.to_body() };
                 if message.transactional {
                     self.inside("transactional message")?;
                     changes.push(event);
@@ -174,6 +174,15 @@ impl Decoder {
         changes.push(Change::Event { op, relation: Some(relation), body: data.slice_ref(row.body) });
         Ok(())
     }
+}
+
+/// A document of the DDL trigger is told from a message by its prefix, by its transaction, and by what is in it: anybody
+/// may write a message with that prefix.
+fn message_op(message: &LogicalMessage<'_>) -> Op {
+    let is_document = message.transactional
+        && message.prefix == DDL_PREFIX.as_bytes()
+        && DdlDocument::from_json(message.content).is_ok();
+    if is_document { Op::SchemaChange } else { Op::Message }
 }
 
 /// PostgreSQL's own types by their bare names; the server describes all others before it uses them.

@@ -11,6 +11,7 @@
 //! system calls that no safe crate offers.
 
 mod auth;
+mod capture;
 mod catalog;
 mod connection;
 mod continuity;
@@ -34,6 +35,7 @@ mod tls;
 mod wal;
 mod wire;
 
+pub use capture::{REMOVE_SQL as DDL_CAPTURE_REMOVE_SQL, install_sql as ddl_capture_install_sql};
 pub use connection::{Connection, Row, SessionKind};
 pub use decode::DecodeError;
 pub use error::{PgError, ServerError, SystemIdentity};

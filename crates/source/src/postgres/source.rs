@@ -13,7 +13,9 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::catalog::PgCatalog;
 use super::continuity::{self, Verdict};
 use super::decode::Decoder;
-use super::{Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, guard, setup};
+use super::{
+    Connection, FeedbackWriter, PgError, SessionKind, SourceSettings, WalFrame, WalReader, capture, guard, setup,
+};
 use crate::epochs::{EPOCHS_PER_HOUR_MAX, HistoryBreak, permit};
 use crate::error::SourceError;
 use crate::{Change, Confirmer, Inquiry, OnGap, OnLostSlot, Progress, Session, Source, SourceReader, StreamStatus};
@@ -49,7 +51,15 @@ impl Source for PostgresSource {
     }
 
     fn guard(&self, status: Arc<StreamStatus>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(guard::watch(self.settings.clone(), status))
+        let settings = self.settings.clone();
+        if !settings.ddl_capture {
+            return Box::pin(guard::watch(settings, status));
+        }
+        let capture = capture::watch(settings.clone(), Arc::clone(&status));
+        let slot = guard::watch(settings, status);
+        Box::pin(async {
+            tokio::join!(slot, capture);
+        })
     }
 
     async fn open(&mut self, resume: &Resume) -> Result<Session, SourceError> {
@@ -100,6 +110,7 @@ impl Source for PostgresSource {
                 decoder: Decoder::default(),
                 asked: Arc::clone(&asked),
                 silence_max: settings.receive_timeout,
+                publication: settings.publication.clone(),
             }),
             confirmer: Box::new(PgConfirmer { feedback, asked, status_interval }),
             catalog: Box::new(PgCatalog::new(settings.name.clone(), settings.connect.clone())),
@@ -206,6 +217,7 @@ struct PgReader {
     decoder: Decoder,
     asked: Arc<Notify>,
     silence_max: Duration,
+    publication: String,
 }
 
 #[async_trait]
@@ -241,6 +253,10 @@ impl SourceReader for PgReader {
 
     fn catching_up(&self) -> bool {
         self.wal.is_catching_up()
+    }
+
+    fn reads_publication(&self, publications: &[String]) -> bool {
+        publications.is_empty() || publications.contains(&self.publication)
     }
 }
 

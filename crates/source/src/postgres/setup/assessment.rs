@@ -9,8 +9,11 @@ use super::error::{count, names};
 use super::facts::{Facts, PublicationFacts, TableFacts, TableKind};
 use super::report::{Findings, TableReport, TableState};
 use super::selection::{Selection, Taken, identity_name, identity_statement};
-use super::{SetupError, SourceSettings, TablesWithoutIdentity, server_checks, slot_checks, sql};
+use super::{SetupError, SourceSettings, TablesWithoutIdentity, capture_checks, server_checks, slot_checks, sql};
 use crate::postgres::quote_identifier;
+
+/// Stands for the statements of `ddl_capture`.
+const CAPTURE_NOTE: &str = "-- event triggers of ddl_capture: dbstreamd check --print-sql";
 
 /// What is to be done at the server; empty when it is all there.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,13 +24,18 @@ pub(crate) struct Plan {
     pub(crate) add_tables: Option<String>,
     /// The tables of either.
     pub(crate) tables: Vec<String>,
+    /// Installs the event triggers that record schema changes.
+    pub(crate) install_capture: Option<String>,
     /// Creates the slot.
     pub(crate) create_slot: Option<String>,
 }
 
 impl Plan {
     pub(crate) fn statements(&self) -> Vec<String> {
-        [&self.create_publication, &self.add_tables, &self.create_slot].into_iter().flatten().cloned().collect()
+        // It is long, and printed on its own.
+        let capture = self.install_capture.as_ref().map(|_| CAPTURE_NOTE.to_owned());
+        let publication = [&self.create_publication, &self.add_tables].into_iter().flatten().cloned();
+        publication.chain(capture).chain(self.create_slot.clone()).collect()
     }
 }
 
@@ -58,6 +66,7 @@ impl Assessment {
         }
         server_checks::judge(facts, settings, &mut assessment);
         slot_checks::judge(facts, settings, &mut assessment);
+        capture_checks::judge(facts, settings, &mut assessment);
         assessment.tables(facts, settings);
         assessment
     }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use dbstreamd_model::{Lsn, ReplicaIdentity};
 
 use super::sql;
+use crate::postgres::capture::{INSTALLED, Installed};
 use crate::postgres::{Connection, PgError};
 
 /// A row of an answer.
@@ -27,6 +28,8 @@ pub(crate) struct Facts {
     pub(crate) publication: Option<PublicationFacts>,
     pub(crate) transactions: Vec<OpenTransaction>,
     pub(crate) prepared: Vec<PreparedTransaction>,
+    /// The event triggers that record schema changes.
+    pub(crate) capture: Installed,
     /// What could not be read, and why.
     pub(crate) unread: Vec<(&'static str, PgError)>,
 }
@@ -172,6 +175,7 @@ impl Facts {
         let tables = ask.rows("tables", sql::TABLES).await?;
         let publication = ask.publication(publication).await?;
         let (transactions, prepared) = ask.blockers().await?;
+        let capture = ask.rows("event triggers", INSTALLED).await?;
         let Asker { connection, unread } = ask;
         Ok(Self {
             version_num: connection.server_version_num(),
@@ -184,6 +188,7 @@ impl Facts {
             publication,
             transactions,
             prepared,
+            capture: capture.first().map(|row| Installed::of_row(row)).unwrap_or_default(),
             unread,
         })
     }

@@ -9,6 +9,7 @@
 //! what the other refuses with. Left to others: the connection itself, and whether the log fits the slot.
 
 mod assessment;
+mod capture_checks;
 mod error;
 mod facts;
 mod prepare;

@@ -140,6 +140,7 @@ async fn attempt(
         return Err(SetupError::SlotGone { slot: settings.slot.clone() });
     }
     change_publication(connection, &facts, &plan, settings, created).await?;
+    install_capture(connection, &facts, &plan, settings).await?;
     let slot_confirmed_flush = match &plan.create_slot {
         Some(statement) => {
             let lsn = create_slot(connection, &facts, statement, settings).await?;
@@ -173,6 +174,25 @@ async fn change_publication(
     tracing::info!(stream = %settings.name, publication = %settings.publication, tables = ?plan.tables, "published tables");
     created.publication |= plan.create_publication.is_some();
     created.tables.extend(plan.tables.iter().cloned());
+    Ok(())
+}
+
+/// Installs the event triggers. What the server refuses keeps no stream from starting.
+async fn install_capture(
+    connection: &mut Connection,
+    facts: &Facts,
+    plan: &Plan,
+    settings: &SourceSettings,
+) -> Result<(), SetupError> {
+    let Some(statements) = &plan.install_capture else { return Ok(()) };
+    connection.simple_query(&sql::limits(facts.version_num, PUBLICATION_TIMEOUT, PUBLICATION_TIMEOUT)).await?;
+    match connection.simple_query(statements).await {
+        Ok(_) => tracing::info!(stream = %settings.name, "installed the event triggers that record schema changes"),
+        Err(error) if error.server_error().is_some_and(|said| !said.is_fatal()) => {
+            tracing::warn!(stream = %settings.name, %error, "the event triggers that record schema changes could not be installed; `dbstreamd check --print-sql` prints them for somebody who may");
+        }
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
 }
 

@@ -79,6 +79,8 @@ pub struct SourceSettings {
     pub on_gap: OnGap,
     /// What happens when the slot of a stream that ran before is gone or invalidated.
     pub on_lost_slot: OnLostSlot,
+    /// Whether event triggers are installed that record schema changes.
+    pub ddl_capture: bool,
     /// Bytes of WAL that a second, unread slot may keep so that they can be read again; none for no such slot.
     pub wal_insurance: Option<u64>,
 }
@@ -106,6 +108,7 @@ impl SourceSettings {
             slot_check_interval: SLOT_CHECK_INTERVAL,
             on_gap: OnGap::default(),
             on_lost_slot: OnLostSlot::default(),
+            ddl_capture: false,
             wal_insurance: None,
         }
     }

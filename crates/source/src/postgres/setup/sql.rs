@@ -34,7 +34,7 @@ FROM pg_catalog.pg_database d WHERE d.datname = current_database()";
 pub(crate) const SETTINGS: &str = "\
 SELECT name, setting FROM pg_catalog.pg_settings WHERE name IN ('wal_level', 'max_replication_slots', \
 'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout', 'synchronous_standby_names', \
-'idle_replication_slot_timeout')";
+'idle_replication_slot_timeout', 'event_triggers')";
 
 /// One row: superuser, replication, may create in the database, member of cloud providers' roles.
 pub(crate) const ROLE: &str = "\
