@@ -49,8 +49,10 @@ pub enum ParseError {
         error: BodyError,
     },
     /// A relation uses a type that is neither PostgreSQL's own nor described by a Type message before it.
-    #[error("column {column:?} has the type with OID {oid}, which the server has not described")]
+    #[error("column {column:?} of table {table} has the type with OID {oid}, which the server has not described")]
     UnknownType {
+        /// The table, with its namespace.
+        table: String,
         /// The column's name.
         column: String,
         /// The type's OID.

@@ -98,6 +98,7 @@ impl<'a> RelationMessage<'a> {
                 None if column.type_oid < DESCRIBED_FROM_OID => format!("pg_catalog.oid_{}", column.type_oid),
                 None => {
                     return Err(ParseError::UnknownType {
+                        table: format!("{}.{}", self.namespace.to_text(), self.table.to_text()),
                         column: column.name.to_text().into_owned(),
                         oid: column.type_oid,
                     });

@@ -210,7 +210,8 @@ fn a_relation_takes_its_type_names_from_the_server_or_from_postgresql_itself() {
     assert_eq!(names, ["int4", "pg_catalog.oid_9999"]);
     let bytes = relation(vec![column("a", 23), column("b", 16_400)]);
     let Ok(Message::Relation(read)) = parse(&bytes) else { panic!("not a relation") };
-    assert_eq!(read.to_schema(known), Err(ParseError::UnknownType { column: "b".into(), oid: 16_400 }));
+    let refused = read.to_schema(known).unwrap_err();
+    assert!(matches!(&refused, ParseError::UnknownType { column, oid: 16_400, .. } if column == "b"), "{refused}");
 }
 
 #[test]

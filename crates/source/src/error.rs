@@ -30,7 +30,7 @@ pub enum SourceError {
     Setup(#[from] SetupError),
     /// The server sent what we cannot decode.
     #[error(
-        "cannot decode the change stream: {0}; the stream is parked so that nothing is skipped, and the source keeps its WAL: report this, then restart dbstreamd with a version that can"
+        "cannot decode the change stream: {0}; the stream is parked so that nothing is skipped, and the source keeps its WAL: report this, then restart dbstreamd with a version that can; to give it up instead, move the slot beyond it with pg_replication_slot_advance and restart dbstreamd, which then begins a new epoch that says what is missing"
     )]
     Decode(#[from] DecodeError),
     /// The log refused.

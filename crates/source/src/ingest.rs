@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::SourceError;
 use crate::ledger::Ledger;
+use crate::postgres::DecodeError;
 use crate::resent::{ResentUnit, ResentUnits};
 use crate::status::{State, StreamStatus};
 use crate::{Catalog, Change, Progress, Session, SourceReader};
@@ -418,7 +419,7 @@ impl Tables {
             Some((last, table)) if last == relation => Ok(table),
             _ => {
                 let table =
-                    *self.known.get(&relation).ok_or(crate::postgres::DecodeError::UnknownRelation(relation))?;
+                    *self.known.get(&relation).ok_or(DecodeError::UnknownRelation { relation, lsn: Lsn::ZERO })?;
                 self.last = Some((relation, table));
                 Ok(table)
             }
@@ -438,7 +439,7 @@ fn raise(cell: &AtomicU64, lsn: Lsn) {
 }
 
 fn outside_unit(op: Op) -> SourceError {
-    crate::postgres::DecodeError::OutsideTransaction(op.name()).into()
+    DecodeError::OutsideTransaction(op.name()).into()
 }
 
 fn flatten(ended: Result<Result<(), SourceError>, tokio::task::JoinError>) -> Result<(), SourceError> {

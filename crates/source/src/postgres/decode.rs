@@ -26,8 +26,13 @@ pub enum DecodeError {
         error: ParseError,
     },
     /// A row of a table that was never described.
-    #[error("a change of relation {0}, which the server has not described")]
-    UnknownRelation(u32),
+    #[error("a change of relation {relation} at {lsn}, which the server has not described")]
+    UnknownRelation {
+        /// The relation's OID.
+        relation: u32,
+        /// The message's WAL position; zero when it is not known any more.
+        lsn: Lsn,
+    },
     /// A change where no transaction is open.
     #[error("{0} outside a transaction")]
     OutsideTransaction(&'static str),
@@ -50,14 +55,16 @@ pub enum DecodeError {
         committed: Lsn,
     },
     /// A row has other columns than its table.
-    #[error("a row of relation {relation} has {row} columns, its table {table}")]
+    #[error("a row of table {table} at {lsn} has {row} columns, where the server announced {columns}")]
     Columns {
-        /// The relation's OID.
-        relation: u32,
+        /// The table, with its namespace.
+        table: String,
+        /// The message's WAL position.
+        lsn: Lsn,
         /// Columns of the row.
         row: u16,
         /// Columns of the table.
-        table: usize,
+        columns: usize,
     },
 }
 
@@ -65,8 +72,8 @@ pub enum DecodeError {
 #[derive(Default)]
 pub(crate) struct Decoder {
     types: HashMap<u32, String>,
-    /// Number of columns per relation.
-    relations: HashMap<u32, usize>,
+    /// Number of columns per relation, and its name.
+    relations: HashMap<u32, (usize, String)>,
     last_relation: Option<(u32, usize)>,
     open: Option<UnitHead>,
     newest_commit_time: Option<Timestamp>,
@@ -77,9 +84,9 @@ impl Decoder {
     pub(crate) fn decode(&mut self, at: Lsn, data: &Bytes, changes: &mut Vec<Change>) -> Result<(), DecodeError> {
         let message = dbstreamd_pgoutput::parse(data).map_err(|error| DecodeError::Message { lsn: at, error })?;
         match message {
-            Message::Insert(row) => self.row(Op::Insert, &row, data, changes)?,
-            Message::Update(row) => self.row(Op::Update, &row, data, changes)?,
-            Message::Delete(row) => self.row(Op::Delete, &row, data, changes)?,
+            Message::Insert(row) => self.row(Op::Insert, at, &row, data, changes)?,
+            Message::Update(row) => self.row(Op::Update, at, &row, data, changes)?,
+            Message::Delete(row) => self.row(Op::Delete, at, &row, data, changes)?,
             Message::Begin(begin) => {
                 let head = UnitHead { commit_lsn: begin.final_lsn, commit_time: begin.commit_time, xid: begin.xid };
                 self.newest_commit_time = Some(head.commit_time);
@@ -98,7 +105,8 @@ impl Decoder {
                 let schema = relation
                     .to_schema(|oid| type_name(types, oid))
                     .map_err(|error| DecodeError::Message { lsn: at, error })?;
-                self.relations.insert(relation.oid(), schema.columns.len());
+                let name = format!("{}.{}", schema.namespace, schema.table);
+                self.relations.insert(relation.oid(), (schema.columns.len(), name));
                 self.last_relation = None;
                 changes.push(Change::Schema { relation: relation.oid(), schema: Arc::new(schema) });
             }
@@ -155,20 +163,22 @@ impl Decoder {
     fn row(
         &mut self,
         op: Op,
+        at: Lsn,
         row: &dbstreamd_pgoutput::RowMessage<'_>,
         data: &Bytes,
         changes: &mut Vec<Change>,
     ) -> Result<(), DecodeError> {
         self.inside(op.name())?;
         let relation = row.relation;
-        let table = match self.last_relation {
+        let columns = match self.last_relation {
             Some((last, columns)) if last == relation => columns,
-            _ => *self.relations.get(&relation).ok_or(DecodeError::UnknownRelation(relation))?,
+            _ => self.relations.get(&relation).ok_or(DecodeError::UnknownRelation { relation, lsn: at })?.0,
         };
-        self.last_relation = Some((relation, table));
-        for columns in [row.old_columns, row.new_columns].into_iter().flatten() {
-            if usize::from(columns) != table {
-                return Err(DecodeError::Columns { relation, row: columns, table });
+        self.last_relation = Some((relation, columns));
+        for found in [row.old_columns, row.new_columns].into_iter().flatten() {
+            if usize::from(found) != columns {
+                let table = self.relations.get(&relation).map(|(_, name)| name.clone()).unwrap_or_default();
+                return Err(DecodeError::Columns { table, lsn: at, row: found, columns });
             }
         }
         changes.push(Change::Event { op, relation: Some(relation), body: data.slice_ref(row.body) });
@@ -188,4 +198,35 @@ fn message_op(message: &LogicalMessage<'_>) -> Op {
 /// PostgreSQL's own types by their bare names; the server describes all others before it uses them.
 fn type_name(described: &HashMap<u32, String>, oid: u32) -> Option<String> {
     described.get(&oid).cloned().or_else(|| Type::from_oid(oid).map(|known| known.name().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: &[u8] = b"B\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\x02\xbc";
+    const AT: Lsn = Lsn(0x77);
+
+    /// Table 7, `s.t`, of one column of this type.
+    fn relation(type_oid: u32) -> Vec<u8> {
+        [b"R\0\0\0\x07s\0t\0d\0\x01\x01id\0".as_slice(), &type_oid.to_be_bytes(), &(-1_i32).to_be_bytes()].concat()
+    }
+
+    fn refusal(messages: &[&[u8]]) -> String {
+        let mut decoder = Decoder::default();
+        let mut changes = Vec::new();
+        let mut decode = |message: &&[u8]| decoder.decode(AT, &Bytes::copy_from_slice(message), &mut changes);
+        messages.iter().find_map(|message| decode(message).err()).expect("one is refused").to_string()
+    }
+
+    #[test]
+    fn what_contradicts_the_announcement_is_refused_with_table_column_and_place() {
+        let (known, insert) = (relation(23), b"I\0\0\0\x07N\0\x02nn".as_slice());
+        let columns = refusal(&[BEGIN, &known, insert]);
+        assert_eq!(columns, "a row of table s.t at 0/77 has 2 columns, where the server announced 1");
+        let unknown = refusal(&[BEGIN, insert]);
+        assert_eq!(unknown, "a change of relation 7 at 0/77, which the server has not described");
+        let foreign = refusal(&[BEGIN, &relation(99_999)]);
+        assert!(foreign.contains("message at 0/77") && foreign.contains(r#"column "id" of table s.t"#), "{foreign}");
+    }
 }
