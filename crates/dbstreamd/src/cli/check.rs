@@ -28,7 +28,7 @@ pub(super) async fn run(arguments: CheckArguments) -> Result<(), CliError> {
     let refused: Vec<&Report> = reports.iter().filter(|report| report.has_errors()).collect();
 
     let mut out = Output::new();
-    match arguments.format {
+    match arguments.form.chosen() {
         Format::Json => out.line(&json!({ "ready": refused.is_empty(), "sources": reports }).to_string())?,
         Format::Text => {
             for (i, report) in reports.iter().enumerate() {

@@ -35,7 +35,7 @@ async fn list(arguments: ListArguments) -> Result<(), CliError> {
     let answer = client.list_consumers(request).await.map_err(|status| client::refused(server, &status))?;
     let consumers = answer.into_inner().consumers;
     let mut out = Output::new();
-    match arguments.format {
+    match arguments.form.chosen() {
         Format::Json => {
             let listed = json!({ "consumers": consumers.iter().map(document).collect::<Vec<_>>() });
             out.line(&listed.to_string())?;

@@ -7,7 +7,7 @@ pub(super) fn run(arguments: MemoryArguments) -> Result<(), CliError> {
     // Also without a source: it is the machine and the settings that are looked at.
     let config: Config = arguments.sources.load(Overrides::default())?;
     let mut out = Output::new();
-    match arguments.format {
+    match arguments.form.chosen() {
         Format::Json => out.line(&config.memory.document().to_string())?,
         Format::Text => {
             for line in config.memory.to_string().lines() {

@@ -143,15 +143,14 @@ Exit code 0 when every source can be captured, 1 when one cannot. Nothing is cre
 
 Examples:
   dbstreamd check --source postgres://me:secret@db.example/shop
-  dbstreamd check --config dbstreamd.toml --format json")]
+  dbstreamd check --config dbstreamd.toml --json")]
 struct CheckArguments {
     #[command(flatten)]
     sources: SourceArguments,
-    /// For people, or one JSON document
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    form: FormArguments,
     /// Only print what installs the event triggers of ddl_capture, for a superuser to run; no source is looked at
-    #[arg(long, conflicts_with = "format")]
+    #[arg(long, conflicts_with_all = ["format", "json"])]
     print_sql: bool,
 }
 
@@ -161,29 +160,44 @@ Exit code 0 when the daemon would start with this configuration on this machine,
 
 Examples:
   dbstreamd memory
-  dbstreamd memory --config /etc/dbstreamd.toml --format json")]
+  dbstreamd memory --config /etc/dbstreamd.toml --json")]
 struct MemoryArguments {
     #[command(flatten)]
     sources: SourceArguments,
+    #[command(flatten)]
+    form: FormArguments,
+}
+
+/// In which form.
+#[derive(Args, Debug)]
+struct FormArguments {
     /// For people, or one JSON document
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+impl FormArguments {
+    fn chosen(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
 }
 
 #[derive(Args, Debug)]
 struct ListArguments {
     #[command(flatten)]
     server: ServerArguments,
-    /// For people, or one JSON document
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    form: FormArguments,
 }
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
   dbstreamd consumers
-  dbstreamd consumers --format json
+  dbstreamd consumers --json
   dbstreamd consumers delete audit --stream shop")]
 struct ConsumersArguments {
     #[command(flatten)]
@@ -333,6 +347,7 @@ mod tests {
             "dbstreamd memory --config c.toml --format json",
             "dbstreamd streams --format text --server http://h:1",
             "dbstreamd consumers --format json",
+            "dbstreamd consumers --json",
             "dbstreamd consumers delete audit --stream shop --server http://h:1",
             "dbstreamd tune --json",
             "dbstreamd tune group-commit-bytes=8MB retention-age=off --durable --server http://h:1",

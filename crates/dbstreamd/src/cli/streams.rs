@@ -15,7 +15,7 @@ pub(super) async fn run(arguments: ListArguments) -> Result<(), CliError> {
     let answer = client.list_streams(ListStreamsRequest {}).await.map_err(|status| client::refused(server, &status))?;
     let streams = answer.into_inner().streams;
     let mut out = Output::new();
-    match arguments.format {
+    match arguments.form.chosen() {
         Format::Json => {
             let listed = json!({ "streams": streams.iter().map(document).collect::<Vec<_>>() });
             out.line(&listed.to_string())?;
