@@ -8,6 +8,7 @@ use dbstreamd::proto::value::Kind;
 use dbstreamd::proto::{GeometryKind, Infinity, Operation, Value};
 use serde_json::json;
 
+use crate::fidelity::streaming;
 use crate::ordering::wait_visible;
 use crate::support::grpc::block_on;
 use crate::support::types::{ARRAYS, Lab, PLAIN};
@@ -76,10 +77,48 @@ const FUNCTIONS: &str = r#"
 
 #[test]
 fn a_typed_value_of_every_type_converts_back_to_what_the_server_holds() {
+    let cases = cases_that_convert_back("");
+    // All cases but unchanged, binary and null.
+    assert_eq!(cases.len(), 30, "{cases:?}");
+}
+
+#[test]
+fn typed_values_of_a_source_in_binary_form_convert_back_where_they_have_a_case() {
+    let cases = cases_that_convert_back("binary = true");
+    for case in [
+        "boolean",
+        "integer",
+        "unsigned",
+        "float",
+        "double",
+        "numeric",
+        "text",
+        "bytes",
+        "date",
+        "time",
+        "timetz",
+        "timestamp",
+        "timestamptz",
+        "infinity",
+        "interval",
+        "uuid",
+        "json",
+        "money",
+        "lsn",
+        "label",
+    ] {
+        assert!(cases.contains_key(case), "no {case} in {cases:?}");
+    }
+}
+
+/// Compares every value of every type with what its typed form says, under these settings of the source; gives how many
+/// values there were of each case. Values in binary form say nothing but that.
+fn cases_that_convert_back(settings: &str) -> HashMap<&'static str, u32> {
     let cluster = cluster();
     let url = database(&cluster, "shop", "");
     let lab = Lab::new(&cluster, "shop");
-    let daemon = Daemon::serving(&[&url]);
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = streaming(&url, dir.path(), settings);
     let count = lab.fill();
     wait_visible(&daemon, count);
     let rows = typed_rows(&daemon, count);
@@ -88,16 +127,19 @@ fn a_typed_value_of_every_type_converts_back_to_what_the_server_holds() {
         "SET TimeZone = 'UTC'; SET lc_monetary = 'C'; SET bytea_output = 'hex'; SET extra_float_digits = 3;
         SET search_path = public;\n"
             .to_owned();
-    let (mut compared, mut equal, mut cases) = (0, 0, HashMap::<&str, u32>::new());
+    let (mut compared, mut equal, mut cases) = (0, 0, HashMap::<&'static str, u32>::new());
     for (table, suffix) in [(PLAIN, ""), (ARRAYS, "[]")] {
         let calls: Vec<_> = (0..lab.cases.len()).map(|n| format!("comparable('{table}', 'c{n}')")).collect();
         let answer =
             cluster.psql("shop", &format!("SELECT array_to_string(ARRAY[{}], ' ')", calls.join(", "))).unwrap();
-        let comparable: Vec<bool> = answer.split(' ').map(|word| word == "true").collect();
+        let comparable: Vec<bool> = answer.split(' ').map(|word| word == "t").collect();
         for (id, row) in rows[table].iter().enumerate() {
             assert_eq!(row.values.len(), lab.cases.len() + 1);
             assert_eq!(row.values[0].kind, Some(Kind::Integer(id.try_into().unwrap())));
             for (n, (case, value)) in lab.cases.iter().zip(&row.values[1..]).enumerate() {
+                if let Some(Kind::Binary(_)) = value.kind {
+                    continue;
+                }
                 let in_column = if suffix.is_empty() || case.has_array() { case.sql } else { "int4" };
                 let back = expression(value, &format!("{in_column}{suffix}"));
                 script += &format!(
@@ -114,8 +156,8 @@ fn a_typed_value_of_every_type_converts_back_to_what_the_server_holds() {
     }
     assert_eq!(cluster.psql("shop", &script).unwrap(), "");
     eprintln!("{compared} values compared, {equal} of them by IS NOT DISTINCT FROM too; by case: {cases:?}");
-    // All cases but unchanged, binary and null.
-    assert_eq!(cases.len(), 30, "{cases:?}");
+    assert!(equal * 2 > compared, "most types have an equality");
+    cases
 }
 
 fn name_of(value: &Value) -> &'static str {
