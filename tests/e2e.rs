@@ -61,5 +61,7 @@ mod slot_guard;
 mod tuning;
 #[path = "e2e/two_sources.rs"]
 mod two_sources;
+#[path = "e2e/typed_values.rs"]
+mod typed_values;
 #[path = "e2e/values.rs"]
 mod values;

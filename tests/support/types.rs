@@ -375,6 +375,11 @@ impl<'a> Lab<'a> {
 }
 
 impl TypeCase {
+    /// Whether there are arrays of it.
+    pub(crate) const fn has_array(&self) -> bool {
+        self.has_array
+    }
+
     fn column(&self, suffix: &str) -> &'static str {
         // An ordinary array in the place of one that cannot be: its cells are all null.
         if suffix.is_empty() || self.has_array { self.sql } else { "int4" }

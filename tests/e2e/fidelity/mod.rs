@@ -39,7 +39,7 @@ fn configured(url: &str, dir: &Path, settings: &str) -> [String; 2] {
 }
 
 /// A daemon on a folder of its own that streams `url` with these settings.
-fn streaming(url: &str, dir: &Path, settings: &str) -> Daemon {
+pub(crate) fn streaming(url: &str, dir: &Path, settings: &str) -> Daemon {
     let daemon = Daemon::start_with(&configured(url, dir, settings), &dir.join("data"));
     daemon.wait_streaming();
     daemon

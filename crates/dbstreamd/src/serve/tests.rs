@@ -5,3 +5,4 @@ mod epochs;
 mod fixture;
 mod http;
 mod limits;
+mod typed;

@@ -13,14 +13,13 @@ use dbstreamd_model::{BeforeKind, CellRef, EventBody, RowChange, RowRef, SchemaI
 use dbstreamd_values::{Array, Decoder, GeometryKind, Range, Sign, Value, ValueError};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::{BEFORE_IS_FULL, EVENT_OVERHEAD_BYTES, RunBuilder, put_head};
+use super::{BEFORE_IS_FULL, EVENT_OVERHEAD_BYTES, RunBuilder, filled, put_head, put_unchanged, whole_old};
 use crate::proto;
 use crate::unreadable::{Reason, Unreadable};
 
 const BATCH_EVENTS: u32 = 1;
 const EVENT_BEFORE: u32 = 10;
 const EVENT_AFTER: u32 = 12;
-const ROW_UNCHANGED: u32 = 2;
 const ROW_VALUES: u32 = 3;
 
 /// How the columns of each schema version that was met are read.
@@ -60,21 +59,18 @@ impl RunBuilder {
 type Refused = (usize, Reason);
 
 fn put_rows(out: &mut BytesMut, change: &RowChange<'_>, columns: &[Decoder]) -> Result<(), Refused> {
-    let mut whole_old = None;
-    if let Some((kind, old)) = &change.before {
-        put_row(out, EVENT_BEFORE, old, None, columns)?;
+    if let Some((kind, row)) = &change.before {
+        put_row(out, EVENT_BEFORE, row, None, columns)?;
         if *kind == BeforeKind::Full {
             out.put_slice(&[BEFORE_IS_FULL, 1]);
-            whole_old = Some(*old);
         }
     }
     match &change.after {
-        Some(row) => put_row(out, EVENT_AFTER, row, whole_old, columns),
+        Some(row) => put_row(out, EVENT_AFTER, row, whole_old(change), columns),
         None => Ok(()),
     }
 }
 
-/// A value that the update left as it was and the source did not send is the old row's, where that is whole.
 fn put_row(
     out: &mut BytesMut,
     field: u32,
@@ -87,33 +83,14 @@ fn put_row(
         return Err((columns.len(), reason));
     }
     let message = begin(out, field, row.as_bytes().len());
-    let mut old = old.filter(|old| old.columns() == row.columns()).map(|old| old.cells());
-    let mut any_unchanged = false;
-    for (place, (mut cell, decoder)) in row.cells().zip(columns).enumerate() {
-        let was = old.as_mut().and_then(Iterator::next);
-        if cell == CellRef::Unchanged {
-            any_unchanged = true;
-            cell = was.unwrap_or(cell);
-        }
-        put_cell(out, cell, decoder).map_err(|error| (place, Reason::Value(error)))?;
+    if row.cells().any(|cell| cell == CellRef::Unchanged) {
+        put_unchanged(out, row, columns.len().div_ceil(8));
     }
-    if any_unchanged {
-        put_unchanged(out, row);
+    for (place, (cell, decoder)) in filled(row, old).zip(columns).enumerate() {
+        put_cell(out, cell, decoder).map_err(|error| (place, Reason::Value(error)))?;
     }
     end(out, message);
     Ok(())
-}
-
-/// Bit `i % 8` of byte `i / 8` says that column `i` was not sent.
-fn put_unchanged(out: &mut BytesMut, row: &RowRef<'_>) {
-    let length = usize::from(row.columns()).div_ceil(8);
-    let mut cells = row.cells();
-    put_key(out, ROW_UNCHANGED, 2);
-    encode_varint(length as u64, out);
-    for _ in 0..length {
-        let bits = cells.by_ref().take(8).enumerate();
-        out.put_u8(bits.fold(0, |byte, (bit, cell)| byte | u8::from(cell == CellRef::Unchanged) << bit));
-    }
 }
 
 #[inline]
