@@ -165,7 +165,7 @@ pub(crate) async fn adopt(
     if resume.form.is_some() && !resume.visible_lsn.is_zero() {
         stored.since = resume.visible_lsn;
         let text = format!(
-            "values come in another form from now on (the setting binary, or the version of dbstreamd, is another): what the log has up to {} stays as it is, and what the source sends of that again is compared by LSN, transaction and time only",
+            "values come in another form from now on (the setting binary or raw_text, or the version of dbstreamd, is another): what the log has up to {} stays as it is, and what the source sends of that again is compared by LSN, transaction and time only",
             resume.visible_lsn
         );
         status.notice(Severity::Info, "value_form_changed", text);

@@ -104,6 +104,30 @@ fn tables_with_such_names_can_be_chosen(url: &str) {
 }
 
 #[test]
+fn text_that_the_server_cannot_convert_stops_the_stream_with_the_remedy_and_arrives_as_bytes_with_it() {
+    let cluster = cluster();
+    // In this encoding five bytes are no character.
+    let url = encoded(&cluster, "WIN1252", &execute(&[r"'CREATE TABLE %I (id int PRIMARY KEY, v text)', E't\xe4'"]));
+    let dir = tempfile::tempdir().unwrap();
+    let mut daemon = streaming(&url, dir.path(), "");
+    let insert = |id: u32, text: &str| execute(&[&format!(r"'INSERT INTO %I VALUES ({id}, %L)', E't\xe4', E'{text}'")]);
+    cluster.psql("shop", &insert(1, r"\x80")).unwrap();
+    wait_visible(&daemon, 1);
+    cluster.psql("shop", &insert(2, r"\x81")).unwrap();
+    let error = daemon.wait_failed();
+    assert!(error.contains("raw_text = true") && error.contains("WIN1252"), "{error}");
+    daemon.kill();
+    // Everything is sent again, in the other form.
+    cluster.restart(ShutdownMode::Immediate).unwrap();
+    let daemon = streaming(&url, dir.path(), "raw_text = true");
+    wait_visible(&daemon, 2);
+    let events = daemon.everything("shop");
+    assert_eq!((&events[0]["table"], &events[0]["after"]), (&json!("tä"), &json!({"id": "1", "v": "€"})));
+    assert_eq!((&events[1]["table"], &events[1]["after"]["v"]), (&json!("\\x74e4"), &json!({"base64": "gQ=="})));
+    assert_eq!(daemon.streams()[0]["epoch"], 1);
+}
+
+#[test]
 fn half_a_character_in_a_utf8_database_is_the_servers_escape_or_bytes() {
     let cluster = cluster();
     let work = "INSERT INTO t VALUES (1, 'é'::text::\"char\")";

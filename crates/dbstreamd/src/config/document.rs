@@ -125,6 +125,7 @@ pub(super) struct Source {
     pub(super) wal_insurance: Option<Size>,
     pub(super) retention_age: Option<Limit<Period>>,
     pub(super) allow_cleartext_password: Option<bool>,
+    pub(super) raw_text: Option<bool>,
 }
 
 /// A number of things, at least one.

@@ -72,6 +72,7 @@ pub(super) const SOURCE_SETTINGS: &[(&str, Kind)] = &[
     ("wal_insurance", Kind::Text),
     ("retention_age", Kind::Text),
     ("allow_cleartext_password", Kind::Flag),
+    ("raw_text", Kind::Flag),
 ];
 
 /// Variables of this prefix that are not settings: the log filter's short name, what the command line reads, and

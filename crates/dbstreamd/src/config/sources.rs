@@ -276,6 +276,7 @@ fn check(
             allow_cleartext_password: source
                 .allow_cleartext_password
                 .unwrap_or(defaults.connect.allow_cleartext_password),
+            raw_text: source.raw_text.unwrap_or(defaults.connect.raw_text),
             ..defaults.connect
         },
         ..defaults

@@ -15,8 +15,8 @@ use super::auth;
 use super::error::PgError;
 use super::options::{ConnectOptions, Endpoint, SslMode, SslNegotiation, TargetSession};
 use super::socket::{Stream, dial};
-use super::tls;
 use super::wire::{Message, Wire, c_text, data_row, server_error, startup};
+use super::{pinned, tls};
 
 /// Oldest supported server: logical messages and everything else we ask pgoutput for exist since then.
 const VERSION_NUM_MIN: u32 = 140_000;
@@ -34,40 +34,6 @@ pub enum SessionKind {
     /// SQL and replication commands in one database (`replication=database`).
     Replication,
 }
-
-/// Settings that decide how values are printed or whether a session survives. Given at startup they win over
-/// `ALTER ROLE … SET` and `ALTER DATABASE … SET`, so two passes over the same WAL print the same bytes. (xmlbinary and
-/// xmloption are for making and reading XML: what is printed does not depend on them.)
-const PINNED: &[Pin] = &[
-    Pin { name: "client_encoding", value: "UTF8", held: &["UTF8"] },
-    Pin { name: "TimeZone", value: "UTC", held: &["UTC"] },
-    Pin { name: "DateStyle", value: "ISO, MDY", held: &["ISO, MDY"] },
-    Pin { name: "IntervalStyle", value: "postgres", held: &["postgres"] },
-    Pin { name: "bytea_output", value: "hex", held: &["hex"] },
-    Pin { name: "extra_float_digits", value: "3", held: &["3"] },
-    Pin { name: "lc_monetary", value: "C", held: &["C"] },
-    // Empty: every name in a value (regclass and its kind) is printed with its schema. SQL of ours names schemas itself.
-    Pin { name: "search_path", value: "", held: &["", "\"\""] },
-    // Names in values again: quoted only where they must be.
-    Pin { name: "quote_all_identifiers", value: "off", held: &["off"] },
-    Pin { name: "statement_timeout", value: "0", held: &["0"] },
-    Pin { name: "lock_timeout", value: "0", held: &["0"] },
-    Pin { name: "idle_in_transaction_session_timeout", value: "0", held: &["0"] },
-];
-
-/// How many of them, from the first on, decide how values are printed.
-const PRINTING: usize = 9;
-
-struct Pin {
-    name: &'static str,
-    value: &'static str,
-    /// How the server may print it.
-    held: &'static [&'static str],
-}
-
-/// The encoding of a database that has none: the server keeps any bytes as text and converts nothing. It would refuse to
-/// send those that are not valid in a `client_encoding` other than this one, which would wedge a slot.
-const NO_ENCODING: &str = "SQL_ASCII";
 
 /// An authenticated session.
 pub struct Connection {
@@ -155,7 +121,7 @@ impl Connection {
         if let Some(options) = &self.options.options {
             parameters.push(("options", options));
         }
-        parameters.extend(PINNED.iter().map(|pin| (pin.name, pin.value)));
+        parameters.extend(pinned::at_startup(self.options.raw_text));
         let packet = startup(&parameters);
         self.wire.send(&packet).await?;
         auth::authenticate(&mut self.wire, &self.options, &self.endpoint).await?;
@@ -184,45 +150,21 @@ impl Connection {
         }
     }
 
-    /// A pooler may drop startup settings in silence; then values would print differently from one pass to the next.
     async fn verify_settings(&mut self) -> Result<(), PgError> {
-        let settings = PINNED
-            .iter()
-            .map(|pin| format!("pg_catalog.current_setting('{}')", pin.name))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let raw = self.has_no_encoding();
-        let encoding = if raw { "SET client_encoding TO 'SQL_ASCII'; " } else { "" };
-        // The last two exist only in newer versions, where they would end an idle or a long session.
-        let sql = format!(
-            "{encoding}SELECT pg_catalog.current_setting('server_version_num'), pg_catalog.current_setting('server_version'), {settings}; \
-             SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
-             WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
-        );
-        let rows = self.simple_query(&sql).await?;
+        let raw = self.text_is_raw();
+        let rows = self.simple_query(&pinned::statement(raw)).await?;
         let mut cells = rows.into_iter().next().unwrap_or_default().into_iter().map(Option::unwrap_or_default);
         self.version_num = cells.next().and_then(|text| text.parse().ok()).unwrap_or(0);
         let version = cells.next().unwrap_or_default();
         if self.version_num < VERSION_NUM_MIN {
             return Err(PgError::TooOld(super::error::one_line(&version)));
         }
-        for pin in PINNED {
-            let found = cells.next().unwrap_or_default();
-            let (wanted, held): (_, &[_]) = match pin.name {
-                "client_encoding" if raw => (NO_ENCODING, &[NO_ENCODING]),
-                _ => (pin.value, pin.held),
-            };
-            if !held.contains(&found.as_str()) {
-                let found = super::error::one_line(&found);
-                return Err(PgError::SettingNotHeld { name: pin.name, found, wanted });
-            }
-        }
-        Ok(())
+        pinned::verify(raw, cells)
     }
 
-    /// Whether the database keeps text of any bytes, which then come as they are.
-    pub fn has_no_encoding(&self) -> bool {
-        self.parameters.get("server_encoding").is_some_and(|encoding| encoding == NO_ENCODING)
+    /// Whether text comes as the bytes that the database holds: because it has no encoding, or by wish.
+    pub fn text_is_raw(&self) -> bool {
+        self.options.raw_text || pinned::has_no_encoding(self.parameter("server_encoding"))
     }
 
     async fn verify_role(&mut self) -> Result<(), PgError> {
@@ -259,7 +201,7 @@ impl Connection {
 
     pub(super) async fn send_query(&mut self, sql: &str) -> Result<(), PgError> {
         let mut packet = BytesMut::new();
-        if self.has_no_encoding() {
+        if self.text_is_raw() {
             let sql = with_raw_names(sql);
             packet.put_u8(b'Q');
             packet.put_i32(i32::try_from(sql.len() + 5).unwrap_or(i32::MAX));
@@ -299,10 +241,7 @@ impl Connection {
     /// What the bytes of every value depend on, as `name=value; …`: the pinned settings, the encoding, and whether values
     /// are asked for in binary.
     pub fn decode_profile(&self, binary: bool) -> String {
-        let encoding = if self.has_no_encoding() { NO_ENCODING } else { "UTF8" };
-        let pins = PINNED.iter().take(PRINTING).filter(|pin| pin.name != "client_encoding");
-        let pins: String = pins.map(|pin| format!("{}={}; ", pin.name, pin.value)).collect();
-        format!("{pins}client_encoding={encoding}; binary={binary}")
+        pinned::decode_profile(self.text_is_raw(), binary)
     }
 
     /// `server_version_num`, for example 150008.
@@ -418,8 +357,8 @@ async fn encrypt(options: &ConnectOptions, endpoint: &Endpoint, stream: Stream) 
 pub(super) fn unexpected(tag: u8, during: &str) -> PgError {
     PgError::protocol(format!("message {:?} during {during}", char::from(tag)))
 }
-/// A statement as it is sent to a database without an encoding: a quoted identifier that is the text of a name that is not
-/// UTF-8 (`dbstreamd_model::Name`) becomes that name.
+/// A statement as it is sent where text is raw: a quoted identifier that is the text of a name that is not UTF-8
+/// (`dbstreamd_model::Name`) becomes that name.
 fn with_raw_names(sql: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(sql.len());
     for (n, part) in sql.split('"').enumerate() {
@@ -434,4 +373,17 @@ fn with_raw_names(sql: &str) -> Vec<u8> {
         });
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_quoted_name_that_stands_for_bytes_becomes_them() {
+        let sql = r#"ALTER PUBLICATION "p" ADD TABLE ONLY "public"."\x63e9", "a""\xe9z", "\x22ff" -- \xe9"#;
+        let wanted =
+            b"ALTER PUBLICATION \"p\" ADD TABLE ONLY \"public\".\"c\xe9\", \"a\"\"\\xe9z\", \"\"\"\xff\" -- \\xe9";
+        assert_eq!(with_raw_names(sql), wanted);
+    }
 }

@@ -350,9 +350,9 @@ impl ServerError {
             // A value's text, or the message with the row, would pass PostgreSQL's limit of 1 GiB for one piece of memory.
             "XX000" if self.message.starts_with("invalid memory alloc request size") => TOO_LARGE_AS_TEXT,
             "54000" => TOO_LARGE_AS_TEXT,
-            "22P05" => {
-                "the database holds text in its own encoding that has no equivalent in UTF-8, and the server cannot send it"
-            }
+            // A character that UTF-8 lacks; bytes that are none in the database's own encoding; no conversion at all.
+            "22P05" | "22021" => NOT_UTF8,
+            "22023" | "0A000" if self.message.starts_with("conversion between") => NOT_UTF8,
             "58P01" | "XX000" | "XX001" | "XX002" => "see the server's log",
             _ => "",
         };
@@ -366,6 +366,9 @@ impl ServerError {
 
 /// What helps against a row that the server cannot print.
 const TOO_LARGE_AS_TEXT: &str = "a value is too large to be sent as text (a bytea of 512 MiB and more is, since each byte becomes two digits): set binary = true for this source and restart dbstreamd";
+
+/// What helps against text that the server cannot convert.
+const NOT_UTF8: &str = "the database holds text in its own encoding that the server cannot convert to UTF-8: set raw_text = true for this source, so that it comes as the bytes it is, and restart dbstreamd";
 
 /// Text of a stranger, fit for one line of a log: no control characters, not too long.
 pub(crate) fn one_line(text: &str) -> String {

@@ -24,6 +24,7 @@ mod kernel;
 mod membership;
 mod options;
 mod pacing;
+mod pinned;
 mod replication;
 mod secret;
 pub mod setup;

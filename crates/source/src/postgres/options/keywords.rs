@@ -200,6 +200,7 @@ pub(super) fn build(
         options: given.get("options"),
         target_session: given.choice("target_session_attrs", TargetSession::parse, TargetSession::Any)?,
         allow_cleartext_password: false,
+        raw_text: false,
     })
 }
 

@@ -232,6 +232,8 @@ pub struct ConnectOptions {
     pub target_session: TargetSession,
     /// Whether a password may travel in clear over unencrypted TCP. Not libpq's: our configuration sets it.
     pub allow_cleartext_password: bool,
+    /// Whether text comes as the bytes that the database holds, unconverted. Not libpq's: our configuration sets it.
+    pub raw_text: bool,
 }
 
 impl FromStr for ConnectOptions {
