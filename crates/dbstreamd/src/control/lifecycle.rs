@@ -120,6 +120,12 @@ pub(crate) async fn pause(
     stopped(entry, running, &wish).await
 }
 
+/// Whether a stream is paused or has failed.
+pub(crate) fn at_rest(entry: &Entry) -> bool {
+    let state = entry.running.as_ref().map(|running| running.status.lifecycle().state);
+    matches!(state, Some(State::Paused | State::Failed))
+}
+
 /// Lets the stream go on, or try again at once; returns once it streams or fails, or when that takes long.
 pub(crate) async fn resume(directory: &Directory, entry: &Entry, asker: &Asker) -> Result<(), LifecycleError> {
     let running = source_of(entry)?;

@@ -65,7 +65,10 @@ impl Control for ControlService {
             let next = Offset(request.get_ref().skip_to);
             parking::skip(&self.directory, entry, next, asker.words()).await?;
         }
-        lifecycle::resume(&self.directory, entry, &asker).await?;
+        // What is given up concerns readers; a stream that runs, or has no source, needs nothing else.
+        if request.get_ref().skip_to == 0 || lifecycle::at_rest(entry) {
+            lifecycle::resume(&self.directory, entry, &asker).await?;
+        }
         Ok(Response::new(proto::ResumeStreamResponse { stream: Some(self.stream(entry)?) }))
     }
 

@@ -153,6 +153,10 @@ impl Fixture {
         proto::connect(&self.grpc.to_string()).await.unwrap()
     }
 
+    pub(super) async fn control(&self) -> proto::control_client::ControlClient<tonic::transport::Channel> {
+        proto::control_client::ControlClient::connect(format!("http://{}", self.grpc)).await.unwrap()
+    }
+
     pub(super) async fn subscribe(&self, start: proto::Start) -> Subscriber {
         let mut client = self.client().await;
         let (requests, stream) = mpsc::unbounded_channel();
@@ -164,6 +168,7 @@ impl Fixture {
             responses,
             schemas: Vec::new(),
             epochs: Vec::new(),
+            skipped: Vec::new(),
             progress: 0,
             started: None,
         }
@@ -224,6 +229,7 @@ pub(super) struct Subscriber {
     responses: Streaming<proto::SubscribeResponse>,
     pub(super) schemas: Vec<proto::Schema>,
     pub(super) epochs: Vec<proto::Epoch>,
+    pub(super) skipped: Vec<proto::Skipped>,
     pub(super) progress: u64,
     pub(super) started: Option<proto::Started>,
 }
@@ -257,7 +263,7 @@ impl Subscriber {
                     assert!(self.started.replace(started).is_none(), "started twice");
                 }
                 Some(Response::Schema(schema)) => self.schemas.push(schema),
-                Some(Response::Skipped(skipped)) => panic!("nothing was given up: {skipped:?}"),
+                Some(Response::Skipped(skipped)) => self.skipped.push(skipped),
                 Some(Response::EpochStarted(epoch)) => self.epochs.push(epoch),
                 Some(Response::Progress(progress)) => {
                     assert!(progress.offset >= self.progress, "progress went back");

@@ -67,6 +67,42 @@ async fn a_typed_delivery_stops_before_a_value_that_cannot_be_read_and_text_goes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_was_given_up_is_left_out_by_typed_readers_alone_and_they_are_told() {
+    let mut fixture = Fixture::start().await;
+    let orders = orders();
+    let rows = [("1", b"2000-01-02".as_slice()), ("2", b"nonsense"), ("3", b"worse"), ("4", b"infinity")];
+    fixture.commit(&rows.map(|(id, note)| (&orders, insert(id, note)))).await;
+    let mut control = fixture.control().await;
+    let resume = |skip_to| proto::ResumeStreamRequest {
+        stream: "shop".into(),
+        by: "ann".into(),
+        why: "never mind".into(),
+        skip_to,
+    };
+    let early = control.resume_stream(resume(4)).await.unwrap_err();
+    assert_eq!(early.code(), Code::FailedPrecondition, "nobody has met anything yet");
+
+    fixture.subscribe(typed(from_offset(2))).await.refused().await;
+    let resumed = control.resume_stream(resume(4)).await.unwrap().into_inner().stream.unwrap();
+    assert_eq!((resumed.parked.len(), resumed.skipped.len()), (0, 1));
+
+    let mut reader = fixture.subscribe(typed(earliest())).await;
+    let events = reader.events(2).await;
+    assert_eq!([events[0].offset, events[1].offset], [1, 4]);
+    let skipped = &reader.skipped[0];
+    assert_eq!((skipped.first_offset, skipped.next_offset, skipped.note.as_str()), (2, 4, "ann: never mind"));
+    // Who stands inside of it and cannot read on, too.
+    let inside = fixture.subscribe(typed(from_offset(3))).await.events(1).await;
+    assert_eq!(inside[0].offset, 4);
+    let (_, body) = fixture.get("/v1/streams/shop/events?from=earliest&values=typed&limit=2", "").await;
+    assert!(body.contains("event: skipped") && body.contains(r#""next_offset":4"#), "{body}");
+    assert!(body.contains("id: 4") && !body.contains("event: error"), "{body}");
+    let text = fixture.subscribe(proto::Start { from: earliest(), ..Default::default() }).await.events(4).await;
+    assert_eq!(text.len(), 4);
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_form_that_this_daemon_does_not_know_is_refused() {
     let fixture = Fixture::start().await;
     let refused = fixture.subscribe(proto::Start { values: 99, ..Default::default() }).await.refused().await;
