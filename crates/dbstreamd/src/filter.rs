@@ -73,7 +73,10 @@ impl Filter {
     fn takes_change(&self, body: &[u8]) -> bool {
         let Ok(EventBody::SchemaChange(message)) = EventBody::parse(Op::SchemaChange, body) else { return false };
         let Ok(document) = DdlDocument::from_json(message.content) else { return false };
-        let takes = |schema: &str, table: &str| self.tables.iter().any(|pattern| pattern.matches(schema, table));
+        // What has no schema is no table.
+        let takes = |schema: &str, table: &str| {
+            !schema.is_empty() && self.tables.iter().any(|pattern| pattern.matches(schema, table))
+        };
         document.tables.iter().any(|table| takes(&table.schema, &table.name))
             || document.diverged.iter().any(|table| takes(&table.schema, &table.table))
             || document.objects.iter().chain(&document.dropped).any(|object| takes(&object.schema, &object.name))

@@ -4,6 +4,7 @@
 //! does not fit a chunk is handed over piece by piece. Nothing here waits for a disk: memory is bounded by the credit
 //! that the caller takes before it receives and that leaves with each chunk.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -24,6 +25,9 @@ use crate::stream::{InFlight, Stream};
 use crate::tables::{Divergence, TableBinding, TableChange, TableName};
 use crate::units::UnitHasher;
 use crate::writer::{ChunkCommand, Command, Durable, Space};
+
+/// What became known of tables is remembered for this many changes until it is durable: far more than are under way.
+const SENT_TABLES_MAX: usize = 4096;
 
 /// What is known of a unit when it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +108,8 @@ pub struct Appender {
     new_schemas: Vec<StoredSchema>,
     /// What became known of tables in whole units that no chunk has taken along yet.
     new_tables: Vec<(TableName, TableChange)>,
+    /// And in those that were handed over since the writer last had nothing of ours; the newest of them.
+    sent_tables: VecDeque<(TableName, TableChange)>,
     /// How far the source may forget once everything handed over and every whole unit in the builder is durable.
     confirm: Lsn,
     credit: Option<Credit>,
@@ -137,6 +143,7 @@ impl Appender {
             schemas: SchemaRegistry::default(),
             new_schemas: Vec::new(),
             new_tables: Vec::new(),
+            sent_tables: VecDeque::new(),
             confirm: Lsn::ZERO,
             credit: None,
             life: 0,
@@ -152,6 +159,7 @@ impl Appender {
     pub async fn begin_session(&mut self) -> Result<Resume, LogError> {
         (self.builder, self.open, self.credit) = (Builder::default(), None, None);
         self.new_tables.clear();
+        self.sent_tables.clear();
         let (reply, answer) = oneshot::channel();
         self.shared.send(Command::Reset { stream: Arc::clone(&self.stream), reply })?;
         let Restart { resume, commit_time_max, life } = self.shared.answer(answer).await?;
@@ -253,10 +261,11 @@ impl Appender {
         book.bindings.iter().map(|(name, binding)| (name.clone(), *binding)).collect()
     }
 
-    /// That a table's rows changed without events, as far as that is durable or was said in the open unit or since.
+    /// That a table's rows changed without events, whether or not that is durable yet.
     pub fn divergence(&self, table: &TableName) -> Option<Divergence> {
         let open = self.open.iter().flat_map(|open| &open.tables);
-        let mut said = self.new_tables.iter().chain(open).filter(|(name, _)| name == table);
+        let sent = self.sent_tables.iter().filter(|_| !self.stream.flow.is_idle());
+        let mut said = sent.chain(&self.new_tables).chain(open).filter(|(name, _)| name == table);
         let newest = said.rfind(|(_, change)| !matches!(change, TableChange::Bound(_)));
         match newest {
             Some((_, TableChange::Diverged(divergence))) => Some(divergence.clone()),
@@ -416,6 +425,11 @@ impl Appender {
     fn hand_over_whole(&mut self) {
         let parts = self.builder.take_whole();
         let tables = std::mem::take(&mut self.new_tables);
+        if self.stream.flow.is_idle() {
+            self.sent_tables.clear();
+        }
+        self.sent_tables.extend(tables.iter().cloned());
+        self.sent_tables.drain(..self.sent_tables.len().saturating_sub(SENT_TABLES_MAX));
         // What stays is the open unit: its bytes' credit stays with it.
         self.hand_over(parts, tables, self.confirm, self.builder.open_body_bytes());
     }

@@ -37,7 +37,6 @@ DECLARE
   _tables pg_catalog.text := '';
   _tables_count pg_catalog.int4 := 0;
   _tables_left pg_catalog.int4 := 0;
-  _tables_failed pg_catalog.text := '';
   _document pg_catalog.text;
   _reason pg_catalog.int4;
   _edges pg_catalog.text;
@@ -320,14 +319,28 @@ BEGIN
     PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(_document, 'UTF8'));
   EXCEPTION WHEN OTHERS THEN
     IF TG_EVENT <> 'ddl_command_start' THEN
+      _error := 'It could not be recorded whole (' || TG_EVENT || '): ' || SQLERRM;
       BEGIN
         PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(
-          pg_catalog.json_build_object('tag', TG_TAG, 'role', current_user::text,
-            'error', 'It could not be recorded (' || TG_EVENT || '): ' || SQLERRM)::text, 'UTF8'));
+          pg_catalog.json_build_object('tag', TG_TAG, 'role', current_user::text, 'statement', coalesce(_statement, ''),
+            'objects', _objects, 'dropped', _dropped, 'diverged', _diverged, 'error', _error)::text, 'UTF8'));
       EXCEPTION WHEN OTHERS THEN
-        NULL;
+        BEGIN
+          PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(
+            pg_catalog.json_build_object('tag', TG_TAG, 'error', _error)::text, 'UTF8'));
+        EXCEPTION WHEN OTHERS THEN
+          NULL;
+        END;
       END;
     END IF;
+  END;
+  -- A decoded message counts as standing where the record behind it begins. Were that a row of another subtransaction, the
+  -- two could come in either order: so something stands between that is undone at once.
+  BEGIN
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', ''::bytea);
+    RAISE EXCEPTION 'undone';
+  EXCEPTION WHEN OTHERS THEN
+    NULL;
   END;
 END
 $capture$;
