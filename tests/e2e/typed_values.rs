@@ -238,13 +238,14 @@ fn expression(value: &Value, sql: &str) -> String {
         Kind::Timestamptz(micros) => since("timestamptz '2000-01-01 00:00+00'", *micros),
         Kind::Infinity(sign) if *sign == i32::from(Infinity::Positive) => "'infinity'".to_owned(),
         Kind::Infinity(_) => "'-infinity'".to_owned(),
-        Kind::Interval(value) => format!(
-            "(make_interval(months => {}, days => {}) + interval '{} hours' + interval '{} microseconds')",
-            value.months,
-            value.days,
-            value.time / 3_600_000_000,
-            value.time % 3_600_000_000
-        ),
+        Kind::Interval(value) => {
+            let time = format!(
+                "interval '{} hours' + {}",
+                value.time / 3_600_000_000,
+                microseconds(value.time % 3_600_000_000)
+            );
+            format!("(make_interval(months => {}, days => {}) + {time})", value.months, value.days)
+        }
         Kind::Uuid(bytes) | Kind::MacAddress(bytes) => format!("'{}'", hex(bytes)),
         Kind::Array(array) => elements(array, sql),
         Kind::Range(range) => self::range(range, sql),
@@ -305,9 +306,14 @@ fn time(micros: i64) -> String {
     format!("make_time({}, {}, {}.{:06})", parts.0, parts.1, parts.2, parts.3)
 }
 
+/// As intervals whose numbers PostgreSQL 14 takes too: 32 bits.
+fn microseconds(micros: i64) -> String {
+    format!("interval '{} seconds' + interval '{} microseconds'", micros / 1_000_000, micros % 1_000_000)
+}
+
 fn since(epoch: &str, micros: i64) -> String {
     let (days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
-    format!("({epoch} + interval '{days} days' + interval '{rest} microseconds')")
+    format!("({epoch} + interval '{days} days' + {})", microseconds(rest))
 }
 
 fn range(range: &proto::Range, sql: &str) -> String {
