@@ -1,29 +1,22 @@
 //! The values of the `meta` column family. Layout in docs/format.md, "Records".
 //!
 //! Each is a version byte and fixed fields, big-endian. RocksDB's own checksums guard them; what does not read back
-//! is an error that stops the start, never a default.
+//! is an error that stops the start, never a default. Streams, consumers and partitions are here; `tables` has the
+//! rest, `fields` what they are made of.
 
-use std::sync::Arc;
+mod fields;
+mod tables;
 
-use dbstreamd_model::{
-    Epoch, FactsOrigin, Fingerprint, Lsn, Offset, RecordedFacts, SchemaDecodeError, SchemaId, TableFacts, TableSchema,
-    Timestamp,
-};
+use dbstreamd_model::{Epoch, Lsn, Offset, SchemaId, Timestamp};
 
+pub(crate) use tables::{decode_schema, decode_setting, decode_skip, encode_schema, encode_setting, encode_skip};
+
+use self::fields::{RECORD_VERSION, encode_numbers, read, read_versions};
 use crate::epochs::{EpochReason, EpochRecord};
 use crate::error::LogError;
-use crate::schemas::StoredSchema;
-use crate::skips::Skip;
-use crate::tables::{Divergence, DivergenceReason, TableBinding};
-
-/// First byte of every record but those below.
-const RECORD_VERSION: u8 = 1;
 
 /// First byte of a stream's state since it counts schema versions.
 const STATE_VERSION: u8 = 2;
-
-/// First byte of a schema that comes with facts.
-const SCHEMA_WITH_FACTS_VERSION: u8 = 2;
 
 /// First byte of a [`Committed`]. Version 1 had no epoch.
 const COMMITTED_VERSION: u8 = 2;
@@ -292,174 +285,16 @@ pub(crate) fn decode_epoch(epoch: Epoch, bytes: &[u8]) -> Result<EpochRecord, Lo
     })
 }
 
-impl TableBinding {
-    pub(crate) fn encode(self) -> Vec<u8> {
-        let mut out = vec![RECORD_VERSION];
-        [self.relation, self.schema.0].iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
-        out
-    }
-
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
-        read("a table's name", bytes, |input| Some(Self { relation: input.u32()?, schema: SchemaId(input.u32()?) }))
-    }
-}
-
-impl Divergence {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = encode_numbers(&[self.offset.0, self.lsn.0, self.noticed_at.0.cast_unsigned()]);
-        out.push(self.reason as u8);
-        put_text(&mut out, &self.detail);
-        out
-    }
-
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, LogError> {
-        read("a table's divergence", bytes, |input| {
-            let (offset, lsn) = (Offset(input.u64()?), Lsn(input.u64()?));
-            let noticed_at = Timestamp(input.u64()?.cast_signed());
-            let reason = DivergenceReason::from_code(input.u8()?)?;
-            Some(Self { reason, detail: input.text()?.to_owned(), offset, lsn, noticed_at })
-        })
-    }
-}
-
-/// A schema version: its fingerprint, then the schema's own encoding; in version 2 facts stand between the two.
-pub(crate) fn encode_schema(schema: &StoredSchema) -> Vec<u8> {
-    let version = if schema.facts.is_some() { SCHEMA_WITH_FACTS_VERSION } else { RECORD_VERSION };
-    let mut out = vec![version];
-    out.extend_from_slice(&schema.fingerprint.0);
-    if let Some(facts) = &schema.facts {
-        out.push(facts.origin as u8);
-        out.extend_from_slice(&facts.as_of.0.to_be_bytes());
-        put_text(&mut out, &facts.table.to_json());
-    }
-    out.extend_from_slice(&schema.schema.encode());
-    out
-}
-
-/// Reads a schema version and checks it against its fingerprint; none when it is damaged.
-///
-/// # Errors
-/// When a newer version of this program wrote it.
-pub(crate) fn decode_schema(id: SchemaId, bytes: &[u8]) -> Result<Option<StoredSchema>, LogError> {
-    let newer = |reason: String| Err(LogError::DamagedRecord { what: format!("schema {}", id.0), reason });
-    let Some((&version, rest)) = bytes.split_first() else { return Ok(None) };
-    if version > SCHEMA_WITH_FACTS_VERSION {
-        return newer(format!("its version {version} is not known to this version"));
-    }
-    let mut input = Input(rest);
-    let Some(fingerprint) = input.take().map(Fingerprint) else { return Ok(None) };
-    let facts = match version {
-        SCHEMA_WITH_FACTS_VERSION => match take_facts(&mut input) {
-            Some(facts) => Some(Arc::new(facts)),
-            None => return Ok(None),
-        },
-        _ => None,
-    };
-    match TableSchema::decode(input.0) {
-        // Its version is its place among the others.
-        Ok(schema) if schema.fingerprint() == fingerprint => {
-            Ok(Some(StoredSchema { id, fingerprint, schema: schema.into(), version: 0, facts }))
-        }
-        Err(error @ SchemaDecodeError::Version(_)) => newer(error.to_string()),
-        Ok(_) | Err(SchemaDecodeError::Damaged) => Ok(None),
-    }
-}
-
-fn take_facts(input: &mut Input<'_>) -> Option<RecordedFacts> {
-    let origin = FactsOrigin::from_code(input.u8()?)?;
-    let as_of = Lsn(input.u64()?);
-    let table = TableFacts::from_json(input.text()?).ok()?;
-    Some(RecordedFacts { origin, as_of, table })
-}
-
-fn encode_numbers(numbers: &[u64]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1 + numbers.len() * 8);
-    out.push(RECORD_VERSION);
-    numbers.iter().for_each(|number| out.extend_from_slice(&number.to_be_bytes()));
-    out
-}
-
-/// A setting's value.
-pub(crate) fn encode_setting(value: &str) -> Vec<u8> {
-    let mut out = vec![RECORD_VERSION];
-    put_text(&mut out, value);
-    out
-}
-
-/// Behind the key's offset: where the skip ends, when it was decided, by whom and why.
-pub(crate) fn encode_skip(skip: &Skip) -> Vec<u8> {
-    let mut out = encode_numbers(&[skip.next.0, skip.at.0.cast_unsigned()]);
-    put_text(&mut out, &skip.note);
-    out
-}
-
-pub(crate) fn decode_skip(first: Offset, bytes: &[u8]) -> Result<Skip, LogError> {
-    read("a skip", bytes, |input| {
-        let (next, at) = (Offset(input.u64()?), Timestamp(input.u64()?.cast_signed()));
-        let note = input.text()?.to_owned();
-        (first < next).then_some(Skip { first, next, at, note })
-    })
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    out.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(text.as_bytes());
-}
-
-pub(crate) fn decode_setting(bytes: &[u8]) -> Result<String, LogError> {
-    read("a setting", bytes, |input| input.text().map(str::to_owned))
-}
-
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn text(&mut self) -> Option<&'a str> {
-        let length = usize::try_from(self.u32()?).ok()?;
-        let (text, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        std::str::from_utf8(text).ok()
-    }
-
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*head)
-    }
-    fn u8(&mut self) -> Option<u8> {
-        self.take::<1>().map(|[byte]| byte)
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_be_bytes)
-    }
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_be_bytes)
-    }
-}
-
-fn read<T>(what: &str, bytes: &[u8], fields: impl FnOnce(&mut Input<'_>) -> Option<T>) -> Result<T, LogError> {
-    read_versions(what, bytes, RECORD_VERSION, |_, input| fields(input))
-}
-
-/// Of a record that has versions up to `newest`.
-fn read_versions<T>(
-    what: &str,
-    bytes: &[u8],
-    newest: u8,
-    fields: impl FnOnce(u8, &mut Input<'_>) -> Option<T>,
-) -> Result<T, LogError> {
-    let damaged = |reason: &str| LogError::DamagedRecord { what: what.into(), reason: reason.into() };
-    let (&version, rest) = bytes.split_first().ok_or_else(|| damaged("it is empty"))?;
-    if !(RECORD_VERSION..=newest).contains(&version) {
-        return Err(damaged(&format!("its version {version} is not known to this version")));
-    }
-    let mut input = Input(rest);
-    let value = fields(version, &mut input).ok_or_else(|| damaged("its fields do not fit"))?;
-    if input.0.is_empty() { Ok(value) } else { Err(damaged("it is too long")) }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use dbstreamd_model::{FactsOrigin, RecordedFacts, TableFacts, TableSchema};
+
     use super::*;
+    use crate::schemas::StoredSchema;
+    use crate::skips::Skip;
+    use crate::tables::{Divergence, DivergenceReason, TableBinding};
 
     /// Comes back from its bytes, and from no cut, extension or other version of them.
     fn check<T: PartialEq + std::fmt::Debug>(value: &T, bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, LogError>) {
