@@ -344,8 +344,9 @@ fn versions_are_listed_with_what_changed_between_them() {
     );
     let dir = tempfile::tempdir().unwrap();
     let daemon = capturing(&url, "", &dir.path().join("data"));
-    let work = "INSERT INTO t VALUES (1); INSERT INTO other VALUES (1);
-                ALTER TABLE t ADD w int NOT NULL DEFAULT 3; ALTER TABLE t RENAME v TO x; ALTER TABLE t ALTER x TYPE text; INSERT INTO t VALUES (2);
+    // The catalog is asked about the first versions while they are the newest.
+    after(&cluster, &daemon, "INSERT INTO t VALUES (1); INSERT INTO other VALUES (1)");
+    let work = "ALTER TABLE t ADD w int NOT NULL DEFAULT 3; ALTER TABLE t RENAME v TO x; ALTER TABLE t ALTER x TYPE text; INSERT INTO t VALUES (2);
                 ALTER TABLE t DROP x; INSERT INTO t VALUES (3)";
     after(&cluster, &daemon, work);
     let shown = daemon.ask(&["schemas", "shop", "public.t", "--diff"]).stdout;
