@@ -4,12 +4,14 @@
 //! does not fit a chunk is handed over piece by piece. Nothing here waits for a disk: memory is bounded by the credit
 //! that the caller takes before it receives and that leaves with each chunk.
 
+mod tables;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use dbstreamd_model::{Epoch, Lsn, Offset, Op, RecordedFacts, SchemaId, TableSchema, Timestamp};
+use dbstreamd_model::{Epoch, Lsn, Offset, Op, SchemaId, Timestamp};
 use tokio::sync::{oneshot, watch};
 
 use crate::chunk::{Builder, Chunk, Parts, UnitSpan};
@@ -22,7 +24,7 @@ use crate::schemas::{SchemaRegistry, StoredSchema};
 use crate::shared::Shared;
 use crate::store::{SourceIdentity, StoredForm};
 use crate::stream::{InFlight, Stream};
-use crate::tables::{Divergence, TableBinding, TableChange, TableName};
+use crate::tables::{TableChange, TableName};
 use crate::units::UnitHasher;
 use crate::writer::{ChunkCommand, Command, Durable, Space};
 
@@ -218,25 +220,6 @@ impl Appender {
         self.shared.answer(answer).await
     }
 
-    /// The stream's schema version that a source means when it announces this, if there is one: the descriptions of
-    /// its types are then known and still true, since the types have the same OIDs.
-    pub fn announced(&self, schema: &TableSchema) -> Option<&StoredSchema> {
-        self.schemas.announced(schema)
-    }
-
-    /// The stream's number for a schema version, known or new. A new one becomes durable, with its facts, together with
-    /// the first chunk that uses it, or before.
-    pub fn schema(&mut self, schema: &Arc<TableSchema>, facts: Option<Arc<RecordedFacts>>) -> SchemaId {
-        let fingerprint = schema.fingerprint();
-        if let Some(known) = self.schemas.find(fingerprint) {
-            return known.id;
-        }
-        let id = self.schemas.next_id();
-        self.schemas.insert(StoredSchema { id, fingerprint, schema: Arc::clone(schema), version: 0, facts });
-        self.new_schemas.extend(self.schemas.get(id).cloned());
-        id
-    }
-
     /// A unit begins.
     pub fn begin_unit(&mut self, head: UnitHead) {
         if self.open.is_some() {
@@ -244,39 +227,6 @@ impl Appender {
         }
         self.open = Some(OpenUnit { head, events: 0, fragmented: false, tables: Vec::new() });
         self.hasher.reset();
-    }
-
-    /// Something became known of a table: durable together with the end of the open unit, and forgotten if that never
-    /// comes.
-    pub fn table(&mut self, name: TableName, change: TableChange) {
-        match &mut self.open {
-            Some(open) => open.tables.push((name, change)),
-            None => self.misuse = Some("what becomes known of a table must belong to a unit"),
-        }
-    }
-
-    /// What is durably known of this stream's tables, by name. Whole when a session was just begun.
-    pub fn tables(&self) -> Vec<(TableName, TableBinding)> {
-        let book = Arc::clone(&self.stream.tables.read());
-        book.bindings.iter().map(|(name, binding)| (name.clone(), *binding)).collect()
-    }
-
-    /// That a table's rows changed without events, whether or not that is durable yet.
-    pub fn divergence(&self, table: &TableName) -> Option<Divergence> {
-        let open = self.open.iter().flat_map(|open| &open.tables);
-        let sent = self.sent_tables.iter().filter(|_| !self.stream.flow.is_idle());
-        let mut said = sent.chain(&self.new_tables).chain(open).filter(|(name, _)| name == table);
-        let newest = said.rfind(|(_, change)| !matches!(change, TableChange::Bound(_)));
-        match newest {
-            Some((_, TableChange::Diverged(divergence))) => Some(divergence.clone()),
-            Some(_) => None,
-            None => self.stream.tables.read().diverged.get(table).cloned(),
-        }
-    }
-
-    /// The schema version with this number, of those known in this session.
-    pub fn schema_of(&self, id: SchemaId) -> Option<&StoredSchema> {
-        self.schemas.get(id)
     }
 
     /// The offset that the next event gets.
