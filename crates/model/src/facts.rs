@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Lsn;
+use crate::{Lsn, TableSchema};
 
 /// Where facts come from: what they are worth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -146,6 +146,19 @@ impl TableFacts {
     pub fn to_json(&self) -> String {
         // Strings, numbers and lists of them always serialize.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// Whether these are facts of a table as it is announced. They may have more columns: not all are published.
+    pub fn describes(&self, announced: &TableSchema) -> bool {
+        self.schema == announced.namespace
+            && self.name == announced.table
+            && announced.columns.iter().all(|column| {
+                self.columns.iter().any(|fact| {
+                    fact.name == column.name
+                        && fact.type_oid == column.type_oid
+                        && fact.type_modifier == column.type_modifier
+                })
+            })
     }
 
     /// Reads such a document. Fields that this version does not know are passed over.

@@ -28,6 +28,6 @@ pub trait Catalog: Send {
 pub struct Described {
     /// With the descriptions of its columns' types.
     pub schema: Arc<TableSchema>,
-    /// None when the table is gone, has other columns by now, or the source would not say.
+    /// None when the table is gone, has another name or other columns by now, or the source would not say.
     pub facts: Option<Arc<RecordedFacts>>,
 }

@@ -70,7 +70,7 @@ impl Ledger {
     /// What a document said of a table, if it is still what is announced.
     pub(crate) fn facts(&self, relation: u32, announced: &TableSchema) -> Option<Arc<RecordedFacts>> {
         let facts = self.facts.get(&relation)?;
-        fits(&facts.table, announced).then(|| Arc::clone(facts))
+        facts.table.describes(announced).then(|| Arc::clone(facts))
     }
 
     /// A table is announced in a unit that is new. `before` finds the schema version with a number.
@@ -169,19 +169,6 @@ fn name_reused(table: &TableName) -> Diverged {
         reason: DivergenceReason::NameReused,
         detail: "another table has this name now; the rows of the one before have no events that remove them".into(),
     }
-}
-
-/// Whether these are facts of a table as it is announced. They may have more columns: not all are published.
-fn fits(facts: &TableFacts, announced: &TableSchema) -> bool {
-    facts.schema == announced.namespace
-        && facts.name == announced.table
-        && announced.columns.iter().all(|column| {
-            facts.columns.iter().any(|fact| {
-                fact.name == column.name
-                    && fact.type_oid == column.type_oid
-                    && fact.type_modifier == column.type_modifier
-            })
-        })
 }
 
 /// Columns of one name whose values may have been converted.

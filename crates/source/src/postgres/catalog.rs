@@ -124,14 +124,7 @@ impl PgCatalog {
         let table = TableFacts::from_json(json).map_err(|error| {
             PgError::protocol(format!("the catalog described a table in a form that cannot be read: {error}"))
         })?;
-        let fits = announced.columns.iter().all(|column| {
-            table.columns.iter().any(|fact| {
-                fact.name == column.name
-                    && fact.type_oid == column.type_oid
-                    && fact.type_modifier == column.type_modifier
-            })
-        });
-        Ok(fits.then_some(RecordedFacts { origin: FactsOrigin::Catalog, as_of, table }))
+        Ok(table.describes(announced).then_some(RecordedFacts { origin: FactsOrigin::Catalog, as_of, table }))
     }
 }
 
