@@ -48,6 +48,7 @@ const STREAM_GAUGES: &[Of<StreamSnapshot>] = &[
     }),
     ("dbstreamd_stream_last_heard_timestamp_seconds", "When the source last sent anything", |s| seconds(s.last_heard)),
     ("dbstreamd_diverged_tables", "Tables whose rows changed without an event for each", |s| count(s.diverged.len())),
+    ("dbstreamd_parked_places", "Events that stopped consumers since nobody can read them", |s| count(s.parked.len())),
     ("dbstreamd_stream_log_bytes", "Bytes of the log on disk that belong to the stream", |s| float(s.log_bytes)),
 ];
 

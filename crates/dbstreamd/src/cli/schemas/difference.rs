@@ -101,7 +101,7 @@ fn columns(before: &Schema, now: &Schema, changes: &mut Vec<Change>) {
     }
     for column in &now.columns {
         if find(before, &column.name).is_none() && !renamed_to.contains(&column.name) {
-            let text = format!("column {} {}", column.name, type_text(now, column));
+            let text = format!("column {}", super::column_line(now, column));
             changes.push(Change { kind: Kind::Added, text });
         }
     }
