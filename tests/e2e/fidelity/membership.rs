@@ -45,7 +45,9 @@ fn a_table_taken_out_and_put_back_is_noticed_even_between_two_looks() {
     wait_first_look(&daemon);
     let out = "ALTER PUBLICATION dbstreamd_shop DROP TABLE b";
     let back = "ALTER PUBLICATION dbstreamd_shop ADD TABLE b";
-    cluster.psql("shop", &format!("{out}; INSERT INTO b VALUES (1); {back}; INSERT INTO b VALUES (2)")).unwrap();
+    // In one transaction, so that no look can see what lies between.
+    let both = format!("BEGIN; {out}; INSERT INTO b VALUES (1); {back}; INSERT INTO b VALUES (2); COMMIT");
+    cluster.psql("shop", &both).unwrap();
     wait_notice(&daemon, "table public.b was taken out of the publication and put back");
     cluster.psql("shop", out).unwrap();
     wait_notice(&daemon, "table public.b is no longer in the publication");
