@@ -2,8 +2,10 @@
 
 use dbstreamd::proto::{self, FactsOrigin};
 
+use dbstreamd_throwaway::ShutdownMode;
+
 use crate::ordering::wait_visible;
-use crate::support::{Daemon, cluster, database};
+use crate::support::{Daemon, cluster, database, eventually};
 
 /// A type as `kind name`, with what is inside it.
 fn shown(described: &proto::Type) -> String {
@@ -85,6 +87,43 @@ fn a_restart_makes_no_new_version_and_a_type_of_another_kind_under_the_same_name
     // The first kind's rows, read anew, still are of the first kind.
     let events = daemon.everything("shop");
     assert_ne!(events[0]["fingerprint"], events[4]["fingerprint"]);
+}
+
+#[test]
+fn what_is_sent_again_is_recognised_though_its_types_were_renamed_made_anew_or_dropped_since() {
+    let cluster = cluster();
+    let setup = "CREATE TYPE kind AS ENUM ('a', 'b'); CREATE DOMAIN small AS int;
+                 CREATE TABLE t (id small PRIMARY KEY, k kind, ks kind[]); CREATE TABLE other (id int PRIMARY KEY)";
+    let url = database(&cluster, "shop", setup);
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let daemon = Daemon::streaming(&url, &data);
+    cluster.psql("shop", "INSERT INTO t VALUES (1, 'a', '{a}')").unwrap();
+    wait_visible(&daemon, 1);
+    // Nobody announces a renamed type anew before the next session does.
+    let work =
+        "ALTER TYPE kind RENAME TO sort; ALTER DOMAIN small RENAME TO tiny; INSERT INTO t VALUES (2, 'b', '{b}');";
+    cluster.psql("shop", work).unwrap();
+    wait_visible(&daemon, 2);
+    // The same content of other OIDs, and then gone.
+    let work = "DROP TABLE t; DROP TYPE sort; DROP DOMAIN tiny; CREATE TYPE kind AS ENUM ('a', 'b'); CREATE DOMAIN small AS int;
+                CREATE TABLE t (id small PRIMARY KEY, k kind, ks kind[]); ALTER PUBLICATION dbstreamd_shop ADD TABLE t;
+                INSERT INTO t VALUES (3, 'a', '{a}')";
+    cluster.psql("shop", work).unwrap();
+    wait_visible(&daemon, 3);
+    let before = (daemon.everything("shop"), daemon.schemas("shop"));
+    assert_eq!(before.1.len(), 1, "a version is what it says, whichever types it was made of");
+    cluster.psql("shop", "DROP TABLE t; DROP TYPE kind; DROP DOMAIN small").unwrap();
+    // The slot's last saved position is older than what we confirmed: the server sends all of it again.
+    cluster.restart(ShutdownMode::Immediate).unwrap();
+    eventually("all was sent again", || {
+        (daemon.metric("dbstreamd_stream_resent_transactions_total{stream=\"shop\"}") >= 3.0).then_some(())
+    });
+    cluster.psql("shop", "CREATE TABLE t (id int PRIMARY KEY); ALTER PUBLICATION dbstreamd_shop ADD TABLE t; INSERT INTO t VALUES (4)").unwrap();
+    wait_visible(&daemon, 4);
+    assert_eq!(daemon.streams()[0]["epoch"], 1, "its history is the same");
+    assert_eq!(daemon.everything("shop")[..3], before.0[..]);
+    assert_eq!(daemon.schemas("shop")[..1], before.1[..]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dbstreamd_log::{LogError, Skip};
-use dbstreamd_model::{Notice, Offset, Severity, StreamId, Timestamp};
+use dbstreamd_model::{Notice, Offset, SchemaId, Severity, StreamId, Timestamp};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -137,12 +137,12 @@ pub(crate) enum Way {
 
 /// What becomes of a reader that met an error of the log; none for an error that is of another kind.
 pub(crate) async fn way_around(directory: &Directory, entry: &Entry, error: &LogError) -> Option<Way> {
-    let LogError::SchemaUnknown { first, .. } = error else { return None };
+    let LogError::SchemaUnknown { first, schema, .. } = error else { return None };
     if let Some(skip) = directory.log().skip_at(entry.id, *first) {
         return Some(Way::Skip(skip));
     }
     // Whoever comes later than the rest finds it restored, or parked a moment ago.
-    let refreshed = tokio::time::timeout(REFRESH_WAIT_MAX, refresh(directory, entry, *first)).await;
+    let refreshed = tokio::time::timeout(REFRESH_WAIT_MAX, refresh(directory, entry, *first, SchemaId(*schema))).await;
     if refreshed.unwrap_or(false) {
         directory.parking.clear(entry.id, *first);
         return Some(Way::Again);
@@ -170,17 +170,18 @@ fn park(directory: &Directory, entry: &Entry, offset: Offset, reason: Reason, te
 }
 
 /// Asks the source for its tables and tries them as the schema that is missing at `offset`.
-async fn refresh(directory: &Directory, entry: &Entry, offset: Offset) -> bool {
+async fn refresh(directory: &Directory, entry: &Entry, offset: Offset, schema: SchemaId) -> bool {
     let turn = directory.parking.turn(entry.id);
     let mut asked = turn.lock().await;
     let log = directory.log();
     if asked.is_some_and(|asked| asked.elapsed() < REFRESH_INTERVAL) {
         // Another one has just asked; perhaps what it found is what is missing here.
-        return !log.lacks_schemas(entry.id);
+        return log.has_schema(entry.id, schema);
     }
     let Some(running) = &entry.running else { return false };
-    let tables = running.inquiry.tables().await;
+    // Also when nobody waits for the answer any more.
     *asked = Some(Instant::now());
+    let tables = running.inquiry.tables().await;
     let restored = match tables {
         Ok(tables) => {
             // What the stream has of others may be it too: a version that was announced again since.

@@ -37,6 +37,11 @@ impl Log {
         self.shared.stream(stream).is_ok_and(|stream| stream.schemas.read().missing().next().is_some())
     }
 
+    /// Whether a stream has the schema version with this number.
+    pub fn has_schema(&self, stream: StreamId, id: SchemaId) -> bool {
+        self.shared.stream(stream).is_ok_and(|stream| stream.schemas.read().get(id).is_some())
+    }
+
     /// Tries to put back the schema versions that the events around `offset` use and that are missing. A candidate is taken
     /// only when the stored hash of a transaction proves that it is the one. Returns whether any was.
     ///
@@ -153,6 +158,13 @@ impl SchemaRegistry {
         true
     }
 
+    /// Reads all that is missing as if it were this: for who tries to find out what it is.
+    pub(crate) fn stand_in(&mut self, schema: &StoredSchema) {
+        for (id, place) in (1..).map(SchemaId).zip(&mut self.by_id) {
+            place.get_or_insert_with(|| StoredSchema { id, ..schema.clone() });
+        }
+    }
+
     /// A version that comes a second time, because it was missing when it was announced again, keeps its number.
     fn number(&mut self, schema: &mut StoredSchema) {
         let same = self.find(schema.fingerprint).map(|same| same.version);
@@ -171,7 +183,14 @@ fn place(id: SchemaId) -> Option<usize> {
     usize::try_from(id.0.checked_sub(1)?).ok()
 }
 
-/// The identity of what a source says of a table by itself.
+/// Types below are PostgreSQL's own: their OIDs and names never change (`FirstGenbkiObjectId`).
+const NAMED_FOR_EVER_BELOW_OID: u32 = 10_000;
+
+/// The identity of what a source says of a table by itself. Other types than PostgreSQL's own count by their OIDs alone: one
+/// that is renamed is still the same, and nobody announces it anew before the next session does.
 fn announcement(schema: &TableSchema) -> Fingerprint {
-    Fingerprint::of(&schema.announced().encode())
+    let mut announced = schema.announced();
+    let renamable = announced.columns.iter_mut().filter(|column| column.type_oid >= NAMED_FOR_EVER_BELOW_OID);
+    renamable.for_each(|column| column.type_name.clear());
+    Fingerprint::of(&announced.encode())
 }

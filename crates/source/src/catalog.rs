@@ -13,11 +13,12 @@ use crate::SourceError;
 /// since (what kind of type an OID is), and for facts, which say as of when they are true.
 #[async_trait]
 pub trait Catalog: Send {
-    /// Describes the types that are not the source's own, and the table.
+    /// Describes the types that are not the source's own, and the table, as announced in the transaction with this id,
+    /// which may have made them. Takes no longer than about fifteen seconds.
     ///
     /// # Errors
-    /// When types would have to be looked up and the source cannot be asked.
-    async fn describe(&mut self, relation: u32, announced: &TableSchema) -> Result<Described, SourceError>;
+    /// When types would have to be looked up, and the source cannot be asked or does not show what that transaction did.
+    async fn describe(&mut self, relation: u32, announced: &TableSchema, xid: u32) -> Result<Described, SourceError>;
 
     /// Called now and then while there is nothing to ask: a connection may be let go.
     async fn rest(&mut self) {}

@@ -98,6 +98,24 @@ pub enum SourceError {
         /// What is kept free, in MiB.
         floor_mib: u64,
     },
+    /// What a transaction made is not to be seen yet.
+    #[error(
+        "transaction {xid} has come, and made a type of table {table} that the source does not show to queries yet: its commit waits for a synchronous standby, or the source is very slow; the connection is made anew until it does"
+    )]
+    NotVisible {
+        /// The table, with its namespace.
+        table: String,
+        /// The transaction's id.
+        xid: u32,
+    },
+    /// The catalog did not answer.
+    #[error("the source did not answer within {} s when it was asked for the types of table {table}; it is asked again", .after.as_secs())]
+    CatalogSilent {
+        /// The table, with its namespace.
+        table: String,
+        /// The limit.
+        after: Duration,
+    },
     /// No byte for too long.
     #[error(
         "nothing was received from the server for {} s although it was asked; the connection is taken for dead and made anew", .0.as_secs()
@@ -123,6 +141,8 @@ impl SourceError {
             Self::ShortOfSpace { .. }
             | Self::Unordered { .. }
             | Self::Silent(_)
+            | Self::NotVisible { .. }
+            | Self::CatalogSilent { .. }
             | Self::Feedback(_)
             | Self::Replaying { .. }
             | Self::NewEpoch(_) => Retry::Soon,

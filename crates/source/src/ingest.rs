@@ -70,8 +70,9 @@ pub(crate) struct Ingest<'a> {
     ledger: Ledger,
     strange_document_told: bool,
     open: OpenUnit,
-    /// Where the open unit was committed.
+    /// Where the open unit was committed, and its transaction's id.
     unit_lsn: Lsn,
+    unit_xid: u32,
     resent: ResentUnits,
     /// The source has sent everything below this, in this session: a commit record that begins before it comes too late.
     sent_through: Lsn,
@@ -116,6 +117,7 @@ impl<'a> Ingest<'a> {
             strange_document_told: false,
             open: OpenUnit::None,
             unit_lsn: Lsn::ZERO,
+            unit_xid: 0,
             resent,
             sent_through: Lsn::ZERO,
             confirmed_before: resume.confirmed_through,
@@ -301,7 +303,7 @@ impl<'a> Ingest<'a> {
         if let Some(known) = self.appender.announced(announced) {
             return Ok(Table { id: known.id, fingerprint: known.fingerprint });
         }
-        let described = self.catalog.describe(relation, announced).await?;
+        let described = self.catalog.describe(relation, announced, self.unit_xid).await?;
         let fingerprint = described.schema.fingerprint();
         // What was told along with the change is what was true of it.
         let facts = self.ledger.facts(relation, announced).or(described.facts);
@@ -350,7 +352,7 @@ impl<'a> Ingest<'a> {
 
     async fn begin(&mut self, head: UnitHead) -> Result<(), SourceError> {
         self.advance(head.commit_lsn)?;
-        self.unit_lsn = head.commit_lsn;
+        (self.unit_lsn, self.unit_xid) = (head.commit_lsn, head.xid);
         self.open = if self.resent.covers(&head) {
             OpenUnit::Resent(Box::new(ResentUnit::new(head)))
         } else {

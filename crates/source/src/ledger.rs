@@ -141,10 +141,13 @@ impl Ledger {
             Some(known) if known.relation != facts.oid => conclusions.diverged.push(name_reused(&table)),
             Some(_) => {}
             None => {
-                let before = self.names.iter().find(|(_, known)| known.relation == facts.oid);
-                // Neither name has ever been announced: it is not ours.
-                let Some((before, _)) = before else { return };
-                conclusions.renamed.push((before.clone(), table.clone()));
+                let before = self.names.iter().filter(|(_, known)| known.relation == facts.oid);
+                let renamed: Vec<_> = before.map(|(before, _)| (before.clone(), table.clone())).collect();
+                if renamed.is_empty() {
+                    // Neither name has ever been announced: it is not ours.
+                    return;
+                }
+                conclusions.renamed.extend(renamed);
             }
         }
         if self.names.insert(table.clone(), now) != Some(now) {

@@ -146,6 +146,9 @@ impl Decoder {
 
     /// PostgreSQL's own type of this name; anything else is text.
     fn built_in(name: &str) -> Self {
+        if name.contains('.') {
+            return Self::Scalar(Scalar::Other);
+        }
         if let Some(element) = name.strip_prefix('_') {
             let delimiter = if element == "box" { b';' } else { b',' };
             // An array's element is no array, so this goes one step deep.

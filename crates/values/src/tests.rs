@@ -50,6 +50,13 @@ fn network(address: &str, prefix: u8, cidr: bool) -> Value<'static> {
 }
 
 #[test]
+fn a_type_of_somebody_elses_schema_is_text_whatever_the_schema_is_called() {
+    for name in ["_ext.citext", "ext._citext", "s.int4"] {
+        assert_eq!(decoder(name), Decoder::Scalar(Scalar::Other), "{name}");
+    }
+}
+
+#[test]
 fn a_value_is_small_enough_to_hold_millions_of_them() {
     assert!(size_of::<Value<'_>>() <= 40, "{}", size_of::<Value<'_>>());
 }

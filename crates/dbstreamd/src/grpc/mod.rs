@@ -16,6 +16,7 @@ pub(crate) mod status;
 mod subscribe;
 pub(crate) mod wire;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -229,8 +230,11 @@ impl Streams for Service {
         let filter =
             Filter::new(&request.tables, Vec::new()).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let stored = self.directory.log().schemas(entry.id);
-        let schemas =
-            stored.iter().filter(|stored| filter.takes_table(&stored.schema)).map(schemas::contract).collect();
+        // Types that were made anew under their names leave two of the same content.
+        let mut seen = HashSet::new();
+        let wanted =
+            stored.iter().filter(|stored| filter.takes_table(&stored.schema) && seen.insert(stored.fingerprint));
+        let schemas = wanted.map(schemas::contract).collect();
         Ok(Response::new(proto::ListSchemasResponse { schemas }))
     }
 }

@@ -19,7 +19,9 @@ impl Appender {
     /// the first chunk that uses it, or before.
     pub fn schema(&mut self, schema: &Arc<TableSchema>, facts: Option<Arc<RecordedFacts>>) -> SchemaId {
         let fingerprint = schema.fingerprint();
-        if let Some(known) = self.schemas.find(fingerprint) {
+        // One of the same content that was announced otherwise (its types were made anew) is kept beside it, or it would be
+        // looked up again in every session, and perhaps found to be something else.
+        if let Some(known) = self.schemas.announced(schema).filter(|known| known.fingerprint == fingerprint) {
             return known.id;
         }
         let id = self.schemas.next_id();

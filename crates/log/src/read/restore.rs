@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use dbstreamd_model::{Offset, RecordedFacts, SchemaId, TableSchema};
+use dbstreamd_model::{Fingerprint, Offset, RecordedFacts, SchemaId, TableSchema};
 
 use super::disk;
-use crate::chunk::{Chunk, FrameError, decode};
+use crate::chunk::{Chunk, decode};
 use crate::error::LogError;
 use crate::schemas::{SchemaRegistry, StoredSchema};
 use crate::store::Store;
@@ -28,26 +28,32 @@ pub(crate) fn identify(
     let Some((key, value)) = disk::raw_at(store, stream, offset, through)? else { return Ok(Vec::new()) };
     let registry = Arc::clone(&stream.schemas.read());
     let missing: Vec<_> = registry.missing().collect();
-    let mut found = Vec::new();
-    for &id in &missing {
-        let proven = candidates.iter().find_map(|(schema, facts)| {
-            let fingerprint = schema.fingerprint();
-            let stored = StoredSchema { id, fingerprint, schema: Arc::clone(schema), version: 0, facts: facts.clone() };
-            // Others that are missing stand in for each other; units that use them prove nothing.
-            let mut trial = SchemaRegistry::clone(&registry);
-            for &other in &missing {
-                trial.restore(StoredSchema { id: other, ..stored.clone() });
-            }
-            let chunk: Result<Chunk, FrameError> = decode(&key, &value, &trial);
-            chunk.is_ok_and(|chunk| proves(&chunk, id)).then_some(stored)
-        });
-        found.extend(proven);
-    }
-    Ok(found)
+    let Some((stand_in, _)) = candidates.first() else { return Ok(Vec::new()) };
+    // Whatever is missing is read as if it were this; it is never served so.
+    let mut trial = SchemaRegistry::clone(&registry);
+    trial.stand_in(&StoredSchema {
+        id: SchemaId(0),
+        fingerprint: stand_in.fingerprint(),
+        schema: Arc::clone(stand_in),
+        version: 0,
+        facts: None,
+    });
+    let Ok(chunk) = decode(&key, &value, &trial) else { return Ok(Vec::new()) };
+    let used = missing.into_iter().filter(|id| chunk.schemas.iter().any(|schema| schema.id == *id));
+    let fingerprints: Vec<_> = candidates.iter().map(|(schema, _)| schema.fingerprint()).collect();
+    let proven = used.filter_map(|id| {
+        let others = |schema: &StoredSchema| schema.id != id && registry.get(schema.id).is_none();
+        let place = fingerprints.iter().position(|&fingerprint| proves(&chunk, id, fingerprint, others))?;
+        let (schema, facts) = candidates.get(place)?;
+        let fingerprint = *fingerprints.get(place)?;
+        Some(StoredSchema { id, fingerprint, schema: Arc::clone(schema), version: 0, facts: facts.clone() })
+    });
+    Ok(proven.collect())
 }
 
-/// Whether a unit that lies whole in the chunk and uses this version has the hash that was stored with it.
-fn proves(chunk: &Chunk, id: SchemaId) -> bool {
+/// Whether a unit that lies whole in the chunk and uses this version has, with this fingerprint for it, the hash that was
+/// stored with it. Units that also use `others`, of which nothing is known either, prove nothing.
+fn proves(chunk: &Chunk, id: SchemaId, fingerprint: Fingerprint, others: impl Fn(&StoredSchema) -> bool) -> bool {
     let mut hasher = UnitHasher::new();
     chunk.units.iter().any(|unit| {
         let first = unit.first_event as usize;
@@ -58,8 +64,13 @@ fn proves(chunk: &Chunk, id: SchemaId) -> bool {
         hasher.reset();
         let mut uses = false;
         for event in chunk.events(events) {
-            uses |= event.schema.is_some_and(|schema| schema.id == id);
-            hasher.event(event.op, event.schema.map(|schema| schema.fingerprint), event.body);
+            if event.schema.is_some_and(&others) {
+                return false;
+            }
+            let is_it = event.schema.is_some_and(|schema| schema.id == id);
+            uses |= is_it;
+            let of = if is_it { Some(fingerprint) } else { event.schema.map(|schema| schema.fingerprint) };
+            hasher.event(event.op, of, event.body);
         }
         uses && hasher.finish() == unit.hash
     })

@@ -43,6 +43,7 @@ pub(super) fn load(store: &Store) -> Result<Loaded, LogError> {
     store.records(|key, value| take_record(&mut loaded, key, value))?;
     for stream in loaded.streams.values_mut() {
         stream.schemas.expect_through(stream.state.schemas);
+        stream.state.schemas = stream.schemas.newest();
     }
     finish_drops(store, &mut loaded)?;
     remove_orphans(store, &loaded)?;

@@ -30,9 +30,12 @@ const REST_AFTER: Duration = Duration::from_secs(10);
 /// Types inside types that are followed; PostgreSQL has no limit, but nobody has reached ten.
 const NESTED_MAX: usize = 16;
 
-/// A change can be seen here before a query sees it, while its commit waits for a synchronous standby. What is missing is
-/// then looked for again.
-const LOOKS_MAX: u32 = 10;
+/// All of one description, connecting included; when it has not come by then the session ends and tries again.
+const DESCRIBE_MAX: Duration = Duration::from_secs(15);
+
+/// A change can be seen here before a query sees it: for a moment after its commit, and as long as that waits for a
+/// synchronous standby. What is missing is then looked for again.
+const LOOKS_MAX: u32 = 25;
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One source's catalog.
@@ -83,7 +86,7 @@ impl PgCatalog {
         let columns = tables.iter().flat_map(|table| &table.columns);
         let foreign: Vec<u32> = columns.map(|column| column.type_oid).filter(|&oid| is_foreign(oid)).collect();
         if !foreign.is_empty() {
-            let types = self.types(&foreign).await?;
+            let types = self.types(&foreign, None).await?.unwrap_or_default();
             tables.iter_mut().for_each(|table| describe_columns(table, &types));
         }
         Ok(tables)
@@ -95,24 +98,56 @@ impl PgCatalog {
         }
     }
 
-    /// The types with these OIDs, and those inside them.
-    async fn types(&mut self, oids: &[u32]) -> Result<HashMap<u32, TypeRow>, PgError> {
-        let mut looks = 0;
-        loop {
+    /// The types with these OIDs, and those inside them. None when some are missing and the transaction that may have made
+    /// them is not visible yet; without a transaction missing is gone.
+    async fn types(&mut self, oids: &[u32], xid: Option<u32>) -> Result<Option<HashMap<u32, TypeRow>>, PgError> {
+        for look in 0..LOOKS_MAX {
+            if look > 0 {
+                tokio::time::sleep(LOOK_INTERVAL).await;
+            }
+            // Asked first: what is visible now is in the answer.
+            let unseen = match xid {
+                Some(xid) => self.is_unseen(xid).await?,
+                None => false,
+            };
             let rows = self.ask(&types_sql(oids)).await?;
             let types: HashMap<_, _> = rows.iter().filter_map(TypeRow::read).collect();
-            looks += 1;
-            if looks == LOOKS_MAX || oids.iter().all(|oid| types.contains_key(oid)) || !self.commits_wait().await? {
-                return Ok(types);
+            if !unseen || oids.iter().all(|oid| types.contains_key(oid)) {
+                return Ok(Some(types));
             }
-            tokio::time::sleep(LOOK_INTERVAL).await;
         }
+        Ok(None)
     }
 
-    /// Whether commits wait for a standby, so that what is in the WAL may not be visible yet.
-    async fn commits_wait(&mut self) -> Result<bool, PgError> {
-        let rows = self.ask("SELECT pg_catalog.current_setting('synchronous_standby_names') <> ''").await?;
+    /// Whether queries do not see yet what this transaction did, although its commit has come.
+    async fn is_unseen(&mut self, xid: u32) -> Result<bool, PgError> {
+        // Transaction ids in snapshots are 64 bits wide, those in the stream their lower half.
+        let sql = format!(
+            "SELECT EXISTS (SELECT FROM pg_catalog.pg_snapshot_xip(pg_catalog.pg_current_snapshot()) AS running(xid) \
+             WHERE running.xid::pg_catalog.text::pg_catalog.int8 & 4294967295 = {xid})"
+        );
+        let rows = self.ask(&sql).await?;
         Ok(rows.first().and_then(|row| row.first()?.as_deref()) == Some("t"))
+    }
+
+    async fn look_up(&mut self, relation: u32, announced: &TableSchema, xid: u32) -> Result<Described, SourceError> {
+        let mut schema = announced.clone();
+        let foreign: Vec<u32> =
+            schema.columns.iter().map(|column| column.type_oid).filter(|&oid| is_foreign(oid)).collect();
+        let (namespace, name) = (&announced.namespace, &announced.table);
+        if !foreign.is_empty() {
+            let types = self.types(&foreign, Some(xid)).await?;
+            let types = types.ok_or_else(|| SourceError::NotVisible { table: format!("{namespace}.{name}"), xid })?;
+            describe_columns(&mut schema, &types);
+        }
+        let facts = match self.facts(relation, announced).await {
+            Ok(facts) => facts.map(Arc::new),
+            Err(error) => {
+                tracing::warn!(stream = %self.stream, %error, "the catalog would not describe table {namespace}.{name}: its new schema version is kept without keys, defaults and comments");
+                None
+            }
+        };
+        Ok(Described { schema: Arc::new(schema), facts })
     }
 
     async fn facts(&mut self, relation: u32, announced: &TableSchema) -> Result<Option<RecordedFacts>, PgError> {
@@ -130,23 +165,15 @@ impl PgCatalog {
 
 #[async_trait]
 impl Catalog for PgCatalog {
-    async fn describe(&mut self, relation: u32, announced: &TableSchema) -> Result<Described, SourceError> {
-        let mut schema = announced.clone();
-        let foreign: Vec<u32> =
-            schema.columns.iter().map(|column| column.type_oid).filter(|&oid| is_foreign(oid)).collect();
-        if !foreign.is_empty() {
-            let types = self.types(&foreign).await?;
-            describe_columns(&mut schema, &types);
-        }
-        let facts = match self.facts(relation, announced).await {
-            Ok(facts) => facts.map(Arc::new),
-            Err(error) => {
-                let (schema, table) = (&announced.namespace, &announced.table);
-                tracing::warn!(stream = %self.stream, %error, "the catalog would not describe table {schema}.{table}: its new schema version is kept without keys, defaults and comments");
-                None
+    async fn describe(&mut self, relation: u32, announced: &TableSchema, xid: u32) -> Result<Described, SourceError> {
+        match tokio::time::timeout(DESCRIBE_MAX, self.look_up(relation, announced, xid)).await {
+            Ok(described) => described,
+            Err(_) => {
+                // The connection went with the question.
+                let table = format!("{}.{}", announced.namespace, announced.table);
+                Err(SourceError::CatalogSilent { table, after: DESCRIBE_MAX })
             }
-        };
-        Ok(Described { schema: Arc::new(schema), facts })
+        }
     }
 
     async fn rest(&mut self) {

@@ -92,7 +92,7 @@ struct NoCatalog;
 
 #[async_trait]
 impl Catalog for NoCatalog {
-    async fn describe(&mut self, _relation: u32, announced: &TableSchema) -> Result<Described, SourceError> {
+    async fn describe(&mut self, _relation: u32, announced: &TableSchema, _xid: u32) -> Result<Described, SourceError> {
         Ok(Described { schema: Arc::new(announced.clone()), facts: None })
     }
 }

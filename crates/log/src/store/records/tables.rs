@@ -74,7 +74,7 @@ pub(crate) fn decode_schema(id: SchemaId, bytes: &[u8]) -> Result<Option<StoredS
     let Some(fingerprint) = input.take().map(Fingerprint) else { return Ok(None) };
     let facts = match version {
         SCHEMA_WITH_FACTS_VERSION => match take_facts(&mut input) {
-            Some(facts) => Some(Arc::new(facts)),
+            Some(facts) => facts.map(Arc::new),
             None => return Ok(None),
         },
         _ => None,
@@ -89,11 +89,13 @@ pub(crate) fn decode_schema(id: SchemaId, bytes: &[u8]) -> Result<Option<StoredS
     }
 }
 
-fn take_facts(input: &mut Input<'_>) -> Option<RecordedFacts> {
-    let origin = FactsOrigin::from_code(input.u8()?)?;
-    let as_of = Lsn(input.u64()?);
-    let table = TableFacts::from_json(input.text()?).ok()?;
-    Some(RecordedFacts { origin, as_of, table })
+/// None when they are cut short; none inside when they cannot be read, which makes the schema no worse: its fingerprint
+/// does not cover them.
+fn take_facts(input: &mut Input<'_>) -> Option<Option<RecordedFacts>> {
+    let (origin, as_of) = (FactsOrigin::from_code(input.u8()?), Lsn(input.u64()?));
+    let table = input.bytes()?;
+    let table = std::str::from_utf8(table).ok().and_then(|json| TableFacts::from_json(json).ok());
+    Some(origin.zip(table).map(|(origin, table)| RecordedFacts { origin, as_of, table }))
 }
 
 /// A setting's value.
