@@ -292,14 +292,28 @@ BEGIN
         _tables_left := _tables_left + 1;
         CONTINUE;
       END IF;
-      _described := (
+      -- A table that has a type is not locked when the type is changed: somebody else's lock takes away this table's
+      -- description, and nothing else.
+      BEGIN
+        _described := (
 {structure}
-      );
+        );
+      EXCEPTION WHEN OTHERS THEN
+        _described := NULL;
+        IF _tables_failed = '' THEN
+          _tables_failed := 'Table ' || _relation::pg_catalog.regclass::pg_catalog.text || ' could not be recorded: ' || SQLERRM || '. ';
+          -- Once is enough to wait.
+          PERFORM pg_catalog.set_config('lock_timeout', '1ms', true);
+        ELSE
+          _tables_left := _tables_left + 1;
+        END IF;
+      END;
       IF _described IS NOT NULL THEN
         _tables_count := _tables_count + 1;
         _tables := _tables || CASE WHEN _tables = '' THEN '' ELSE ',' END || _described::text;
       END IF;
     END LOOP;
+    _error := _error || _tables_failed;
     IF _tables_left > 0 THEN
       _error := _error || _tables_left::text || ' more tables are not described. ';
     END IF;
@@ -317,6 +331,9 @@ BEGIN
       || ',"error":' || pg_catalog.to_json(pg_catalog.rtrim(_error))::text || '}';
     -- JSON is UTF-8, whatever the database's encoding is.
     PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(_document, 'UTF8'));
+    -- PostgreSQL orders a message by where its record ends, which is where the next record begins; and when that is a row's, in
+    -- another subtransaction than this block, the row comes first. So another record stands in between, which is not delivered.
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', ''::pg_catalog.bytea);
   EXCEPTION WHEN OTHERS THEN
     IF TG_EVENT <> 'ddl_command_start' THEN
       _error := 'It could not be recorded whole (' || TG_EVENT || '): ' || SQLERRM;
@@ -324,10 +341,12 @@ BEGIN
         PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(
           pg_catalog.json_build_object('tag', TG_TAG, 'role', current_user::text, 'statement', coalesce(_statement, ''),
             'objects', _objects, 'dropped', _dropped, 'diverged', _diverged, 'error', _error)::text, 'UTF8'));
+        PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', ''::pg_catalog.bytea);
       EXCEPTION WHEN OTHERS THEN
         BEGIN
           PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(
             pg_catalog.json_build_object('tag', TG_TAG, 'error', _error)::text, 'UTF8'));
+          PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', ''::pg_catalog.bytea);
         EXCEPTION WHEN OTHERS THEN
           NULL;
         END;
