@@ -21,7 +21,7 @@ const INSTALL: &str = include_str!("capture/install.sql");
 pub const REMOVE_SQL: &str = include_str!("capture/remove.sql");
 
 /// Rises when the function changes, so that an older daemon never replaces a newer one's.
-const VERSION: u32 = 2;
+const VERSION: u32 = 1;
 
 /// How many event triggers there are.
 const TRIGGERS: u32 = 4;

@@ -120,8 +120,6 @@ impl Decoder {
                     changes.push(Change::Event { op: Op::Truncate, relation: Some(relation), body });
                 }
             }
-            // What the DDL trigger writes behind its document, to keep that apart from the row behind it.
-            Message::Message(message) if is_spacer(&message) => self.inside("transactional message")?,
             Message::Message(message) => {
                 let event = Change::Event { op: message_op(&message), relation: None, body: message.to_body() };
                 if message.transactional {
@@ -190,10 +188,6 @@ impl Decoder {
 
 /// A document of the DDL trigger is told from a message by its prefix, by its transaction, and by what is in it: anybody
 /// may write a message with that prefix.
-fn is_spacer(message: &LogicalMessage<'_>) -> bool {
-    message.transactional && message.content.is_empty() && message.prefix == DDL_PREFIX.as_bytes()
-}
-
 fn message_op(message: &LogicalMessage<'_>) -> Op {
     let is_document = message.transactional
         && message.prefix == DDL_PREFIX.as_bytes()

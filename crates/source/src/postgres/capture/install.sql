@@ -331,9 +331,6 @@ BEGIN
       || ',"error":' || pg_catalog.to_json(pg_catalog.rtrim(_error))::text || '}';
     -- JSON is UTF-8, whatever the database's encoding is.
     PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(_document, 'UTF8'));
-    -- PostgreSQL orders a message by where its record ends, which is where the next record begins; and when that is a row's, in
-    -- another subtransaction than this block, the row comes first. So another record stands in between, which is not delivered.
-    PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', ''::pg_catalog.bytea);
   EXCEPTION WHEN OTHERS THEN
     IF TG_EVENT <> 'ddl_command_start' THEN
       _error := 'It could not be recorded whole (' || TG_EVENT || '): ' || SQLERRM;
@@ -341,12 +338,10 @@ BEGIN
         PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(
           pg_catalog.json_build_object('tag', TG_TAG, 'role', current_user::text, 'statement', coalesce(_statement, ''),
             'objects', _objects, 'dropped', _dropped, 'diverged', _diverged, 'error', _error)::text, 'UTF8'));
-        PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', ''::pg_catalog.bytea);
       EXCEPTION WHEN OTHERS THEN
         BEGIN
           PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', pg_catalog.convert_to(
             pg_catalog.json_build_object('tag', TG_TAG, 'error', _error)::text, 'UTF8'));
-          PERFORM pg_catalog.pg_logical_emit_message(true, 'dbstreamd.ddl', ''::pg_catalog.bytea);
         EXCEPTION WHEN OTHERS THEN
           NULL;
         END;
