@@ -48,12 +48,19 @@ bench: ## Drain the same WAL with pg_recvlogical and with dbstreamd, and write t
 	cargo build --release -p dbstreamd -p dbstreamd-lab
 	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" drain --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results "$(BENCH_RESULTS)" $(ARGS)
 
-# Cycles of `make torture`, and its seed: from the clock unless given, and printed.
+# Cycles of faults and cases of schema changes of `make torture`, and their seed: from the clock unless given, and printed.
 CYCLES ?= 20
+CASES ?= 500
 SEED ?= $(shell date +%s)
-torture: ## Break daemon, server, network and disk under traffic, and compare (CYCLES=20 SEED=.. ARGS="--only kill")
+torture: ## Break daemon, server, network and disk under traffic; change schemas; compare (CYCLES=20 CASES=500 SEED=..)
 	@scripts/setup.sh
 	cargo build --release -p dbstreamd
 	cargo build --release -p dbstreamd-torture -p dbstreamd-torture-shim
+ifneq ($(CYCLES),0)
 	@"$(CARGO_TARGET_DIR)/release/dbstreamd-torture" --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" \
 		--shim "$(CARGO_TARGET_DIR)/release/libdbstreamd_torture_shim.so" --cycles $(CYCLES) --seed $(SEED) $(ARGS)
+endif
+ifneq ($(if $(filter --list,$(ARGS)),0,$(CASES)),0)
+	@"$(CARGO_TARGET_DIR)/release/dbstreamd-torture" schemas --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" \
+		--cases $(CASES) --seed $(SEED)
+endif

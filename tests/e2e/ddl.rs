@@ -147,6 +147,22 @@ fn every_kind_of_schema_change_stands_between_the_rows_around_it_in_its_transact
 }
 
 #[test]
+fn a_row_right_behind_a_schema_change_in_its_transaction_comes_behind_it() {
+    let cluster = cluster();
+    let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY)");
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = capturing(&url, "", &dir.path().join("data"));
+    // With nothing in between, with and without subtransactions of its own; a change that drops is two events.
+    let steps = "ALTER TABLE t ADD a int; INSERT INTO t VALUES (1); ALTER TABLE t ADD b int; SAVEPOINT s; INSERT INTO t VALUES (2);
+                 ALTER TABLE t ADD c int; RELEASE s; INSERT INTO t VALUES (3); ALTER TABLE t DROP a; INSERT INTO t VALUES (4);";
+    let events = after(&cluster, &daemon, &format!("BEGIN; INSERT INTO t VALUES (0); {steps} COMMIT"));
+    let operations: Vec<_> = events.iter().map(|event| event["op"].as_str().unwrap()).collect();
+    let change = "schema_change";
+    let expected = ["insert", change, "insert", change, "insert", change, "insert", change, change, "insert"];
+    assert_eq!(operations, expected);
+}
+
+#[test]
 fn what_is_rolled_back_is_never_seen() {
     let cluster = cluster();
     let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY)");
@@ -163,6 +179,52 @@ fn what_is_rolled_back_is_never_seen() {
         .unwrap();
     assert!(text.contains("kept") && !text.contains("\"dropped\"") && !text.contains("never"), "{text}");
     assert_eq!(events.iter().filter(|event| event["op"] == "insert").count(), 1);
+}
+
+#[test]
+fn a_column_added_to_a_partitioned_table_has_its_added_value_at_the_root() {
+    let cluster = cluster();
+    let url = database(
+        &cluster,
+        "shop",
+        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = capturing(&url, "publish_via_partition_root = true\n", &dir.path().join("data"));
+    let events = after(&cluster, &daemon, "INSERT INTO p VALUES (1); ALTER TABLE p ADD c int DEFAULT 5, ADD d int");
+    let tables = changes(&events)[0]["tables"].as_array().unwrap().clone();
+    let root = tables.iter().find(|table| table["kind"] == "partitioned table").unwrap();
+    assert_eq!((&root["columns"][1]["added_value"], &root["columns"][2]["added_value"]), (&"5".into(), &Value::Null));
+}
+
+#[test]
+fn a_table_that_somebody_has_locked_costs_a_type_s_change_nothing_but_that_table_s_description() {
+    let cluster = cluster();
+    let url = database(
+        &cluster,
+        "shop",
+        "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE a (id int PRIMARY KEY, m mood);
+         CREATE TABLE t (id int PRIMARY KEY, m mood DEFAULT 'sad')",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = capturing(&url, "", &dir.path().join("data"));
+    // A session of its own, which has committed only when the type's change has.
+    cluster
+        .psql(
+            "shop",
+            &format!(
+                "CREATE EXTENSION dblink; SELECT dblink_connect('other', '{url}');
+                 SELECT dblink_exec('other', 'BEGIN; ALTER TABLE t ADD v int');
+                 ALTER TYPE mood ADD VALUE 'ok'; SELECT dblink_exec('other', 'COMMIT')"
+            ),
+        )
+        .unwrap();
+    let events = after(&cluster, &daemon, "INSERT INTO t VALUES (1, 'ok', 2)");
+    let change = changes(&events).into_iter().find(|change| change["command_tag"] == "ALTER TYPE").unwrap();
+    assert_eq!(change["objects"][0]["identity"], "public.mood");
+    assert!(change["error"].as_str().unwrap().contains("Table public.t could not be recorded"), "{change}");
+    let described: Vec<_> = change["tables"].as_array().unwrap().iter().map(|table| &table["table"]).collect();
+    assert_eq!(described, ["a"]);
 }
 
 #[test]

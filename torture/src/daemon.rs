@@ -73,8 +73,34 @@ impl Daemon {
         let path = folder.join("dbstreamd.toml");
         std::fs::write(&path, config).map_err(io("write the daemon's configuration"))?;
         let environment = shim.environment().map(|(name, value)| (name, value.to_owned())).into();
+        Ok(Self::new(binary, folder, path, grpc, environment))
+    }
+
+    /// Writes a configuration with these further lines of its source, and nothing preloaded; does not start.
+    pub(crate) fn plain(binary: &Path, folder: &Path, source_url: &str, source: &str) -> Result<Self, TortureError> {
+        let (grpc, http) = (free_address()?, free_address()?);
+        let config = format!(
+            "data_dir = \"{}\"\n[grpc]\nlisten = \"{grpc}\"\n[http]\nlisten = \"{http}\"\n\
+             [memory]\ncredit_window = \"64MiB\"\nmemtables = \"8MiB\"\nblock_cache = \"16MiB\"\ntail = \"16MiB\"\n\
+             [log]\nretention_age = \"none\"\nretention_bytes = \"none\"\n\
+             [logging]\nfilter = \"info\"\n\
+             [[source]]\nname = \"{STREAM}\"\nurl = \"{source_url}\"\nstatus_interval = \"1s\"\n{source}",
+            folder.join("data").display()
+        );
+        let path = folder.join("dbstreamd.toml");
+        std::fs::write(&path, config).map_err(io("write the daemon's configuration"))?;
+        Ok(Self::new(binary, folder, path, grpc, Vec::new()))
+    }
+
+    fn new(
+        binary: &Path,
+        folder: &Path,
+        config: PathBuf,
+        grpc: String,
+        environment: Vec<(&'static str, PathBuf)>,
+    ) -> Self {
         let (binary, log) = (binary.to_owned(), folder.join("dbstreamd.log"));
-        Ok(Self { binary, config: path, log, grpc, environment, child: None, peak_rss: 0 })
+        Self { binary, config, log, grpc, environment, child: None, peak_rss: 0 }
     }
 
     pub(crate) fn grpc(&self) -> &str {

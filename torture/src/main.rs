@@ -12,6 +12,7 @@ mod power;
 mod proto;
 mod proxy;
 mod report;
+mod schemas;
 mod seed;
 mod server;
 mod shim;
@@ -21,9 +22,8 @@ mod workload;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
 use error::{TortureError, io};
@@ -44,14 +44,17 @@ Exit code: 0 nothing is wrong, 1 a violation, 2 the harness itself failed.";
 #[command(
     name = "dbstreamd-torture",
     about = "Breaks dbstreamd, its server, its network and its disk, and compares what it delivered with the truth",
-    after_help = EXAMPLES
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true
 )]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// The dbstreamd binary.
-    #[arg(long, required_unless_present = "list", default_value = "")]
+    #[arg(long, default_value = "dbstreamd")]
     binary: PathBuf,
     /// The library to preload into it (libdbstreamd_torture_shim.so).
-    #[arg(long, required_unless_present = "list", default_value = "")]
+    #[arg(long, default_value = "libdbstreamd_torture_shim.so")]
     shim: PathBuf,
     /// How many cycles; each has a fresh database and log.
     #[arg(long, default_value_t = 20)]
@@ -88,6 +91,13 @@ pub(crate) struct Arguments {
     list: bool,
 }
 
+/// What else it does than cycles of faults.
+#[derive(Subcommand)]
+enum Other {
+    /// Changes schemas and rows at random, and compares the tables that the stream's events make with the database's.
+    Schemas(schemas::Schemas),
+}
+
 impl Arguments {
     fn choice(&self) -> Vec<Fault> {
         if self.only.is_empty() { Fault::all() } else { self.only.clone() }
@@ -119,7 +129,9 @@ fn main() -> ExitCode {
         Fault::all().into_iter().for_each(|fault| println!("{:<15} {}", fault.name(), fault.note()));
         return ExitCode::SUCCESS;
     }
-    disk::enter_namespace();
+    if arguments.other.is_none() {
+        disk::enter_namespace();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let result = runtime.map_err(io("start the runtime")).and_then(|runtime| {
         let result = runtime.block_on(until_interrupted(&arguments));
@@ -142,9 +154,16 @@ async fn until_interrupted(arguments: &Arguments) -> Result<bool, TortureError> 
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io("listen for signals"))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(io("listen for signals"))?;
     tokio::select! {
-        result = run(arguments) => result,
+        result = work(arguments) => result,
         _ = interrupt.recv() => Err(TortureError::Interrupted),
         _ = terminate.recv() => Err(TortureError::Interrupted),
+    }
+}
+
+async fn work(arguments: &Arguments) -> Result<bool, TortureError> {
+    match &arguments.other {
+        Some(Other::Schemas(schemas)) => schemas::run(schemas).await,
+        None => run(arguments).await,
     }
 }
 
@@ -155,8 +174,7 @@ async fn run(arguments: &Arguments) -> Result<bool, TortureError> {
             return Err(TortureError::Failed(format!("{what} {}: no such file; use `make torture`", path.display())));
         }
     }
-    let clock = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs());
-    let seed = arguments.seed.unwrap_or_else(clock);
+    let seed = arguments.seed.unwrap_or_else(seed::from_clock);
     let disks = if disk::can_mount() { "full disks are small file systems" } else { "full disks are simulated" };
     eprintln!("seed {seed}, {} cycles of {} faults; {disks}", arguments.cycles, arguments.episodes);
     let cluster = server::start_cluster().await?;

@@ -164,7 +164,7 @@ impl Outcome {
 /// The one command that replays a cycle.
 fn replay(seed: u64, arguments: &str) -> String {
     let arguments = if arguments.is_empty() { String::new() } else { format!(" ARGS=\"{arguments}\"") };
-    format!("make torture CYCLES=1 SEED={seed}{arguments}")
+    format!("make torture CYCLES=1 CASES=0 SEED={seed}{arguments}")
 }
 
 /// The table at the end.

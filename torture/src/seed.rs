@@ -1,7 +1,14 @@
 //! Randomness that can be replayed: every cycle, and everything in a cycle, has a seed of its own.
 
+use std::time::SystemTime;
+
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+
+/// A seed for a run that was given none.
+pub(crate) fn from_clock() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs())
+}
 
 /// The seed of one cycle. The first cycle's is the run's own, so that `CYCLES=1 SEED=<it>` replays any cycle alone.
 pub(crate) fn of_cycle(run: u64, cycle: u64) -> u64 {

@@ -48,6 +48,21 @@ pub(crate) async fn start_cluster() -> Result<Arc<Cluster>, TortureError> {
     .await
 }
 
+/// Starts a cluster that is never stopped while something is to be learnt from it: nothing of it has to be on a disk.
+pub(crate) async fn start_quick_cluster() -> Result<Arc<Cluster>, TortureError> {
+    blocking(|| {
+        let parent = if Path::new(MEMORY).is_dir() { MEMORY.into() } else { std::env::temp_dir() };
+        let cluster = Cluster::builder()
+            .parent_dir(parent)
+            .setting("fsync", "off")
+            // Which rows are changed, and in which order they lie, is not to depend on it.
+            .setting("autovacuum", "off")
+            .start()?;
+        Ok(Arc::new(cluster))
+    })
+    .await
+}
+
 /// Runs blocking work without holding up the other tasks.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TortureError> + Send + 'static,

@@ -21,8 +21,11 @@ use crate::catalog::{Catalog, Described};
 /// Types below are PostgreSQL's own, the same on every server (`FirstGenbkiObjectId`).
 const FOREIGN_FROM_OID: u32 = 10_000;
 
-/// A question is answered within this, or not at all: a table may be locked, and the stream waits meanwhile.
+/// A question is answered within this, or not at all: the stream waits meanwhile.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// A table that is being changed may be locked for long, and its facts are not worth waiting for. Types need no lock.
+const LOCK_MAX: Duration = Duration::from_millis(100);
 
 /// How long the connection stays open without a question.
 const REST_AFTER: Duration = Duration::from_secs(10);
@@ -55,7 +58,9 @@ impl PgCatalog {
             Some((connection, _)) => connection,
             None => {
                 let mut connection = Connection::connect(&self.connect, SessionKind::Ordinary).await?;
-                connection.simple_query(&format!("SET statement_timeout = {}", ANSWER_MAX.as_millis())).await?;
+                let (answer, lock) = (ANSWER_MAX.as_millis(), LOCK_MAX.as_millis());
+                let limits = format!("SET statement_timeout = {answer}; SET lock_timeout = {lock}");
+                connection.simple_query(&limits).await?;
                 connection
             }
         };

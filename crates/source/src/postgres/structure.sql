@@ -7,6 +7,13 @@ WITH RECURSIVE
 attribute AS (
   SELECT a.* FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped
 ),
+-- What it has of partitions, at any depth. Those hold what a column was added with; it has none itself.
+family(oid) AS (
+  SELECT h.inhrelid FROM pg_catalog.pg_inherits h
+  JOIN pg_catalog.pg_class r ON r.oid = h.inhparent WHERE h.inhparent = $1 AND r.relkind = 'p'
+  UNION
+  SELECT h.inhrelid FROM family f JOIN pg_catalog.pg_inherits h ON h.inhparent = f.oid
+),
 -- Every type that a column is of, directly or through arrays, domains, composites, ranges and multiranges.
 used(type_oid) AS (
   SELECT a.atttypid FROM attribute a
@@ -63,7 +70,11 @@ SELECT pg_catalog.json_build_object(
         JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace
         WHERE t.oid = a.atttypid AND a.attcollation <> t.typcollation),
       'comment', pg_catalog.col_description(a.attrelid, a.attnum),
-      'missing', CASE WHEN a.atthasmissing THEN a.attmissingval::pg_catalog.text END
+      'missing', CASE WHEN a.atthasmissing THEN a.attmissingval::pg_catalog.text
+        WHEN c.relkind = 'p' THEN (
+          SELECT m.attmissingval::pg_catalog.text FROM family f
+          JOIN pg_catalog.pg_attribute m ON m.attrelid = f.oid AND m.attname = a.attname
+          WHERE m.atthasmissing AND m.atttypid = a.atttypid ORDER BY f.oid DESC LIMIT 1) END
     ) ORDER BY a.attnum)
     FROM attribute a
     LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum), '[]'::pg_catalog.json),

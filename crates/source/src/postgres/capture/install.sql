@@ -292,14 +292,28 @@ BEGIN
         _tables_left := _tables_left + 1;
         CONTINUE;
       END IF;
-      _described := (
+      -- A table that has a type is not locked when the type is changed: somebody else's lock takes away this table's
+      -- description, and nothing else.
+      BEGIN
+        _described := (
 {structure}
-      );
+        );
+      EXCEPTION WHEN OTHERS THEN
+        _described := NULL;
+        IF _tables_failed = '' THEN
+          _tables_failed := 'Table ' || _relation::pg_catalog.regclass::pg_catalog.text || ' could not be recorded: ' || SQLERRM || '. ';
+          -- Once is enough to wait.
+          PERFORM pg_catalog.set_config('lock_timeout', '1ms', true);
+        ELSE
+          _tables_left := _tables_left + 1;
+        END IF;
+      END;
       IF _described IS NOT NULL THEN
         _tables_count := _tables_count + 1;
         _tables := _tables || CASE WHEN _tables = '' THEN '' ELSE ',' END || _described::text;
       END IF;
     END LOOP;
+    _error := _error || _tables_failed;
     IF _tables_left > 0 THEN
       _error := _error || _tables_left::text || ' more tables are not described. ';
     END IF;
