@@ -286,7 +286,7 @@ mod tests {
             number: *number,
             name: (*name).to_owned(),
             added_value: added.map(str::to_owned),
-            ..ColumnFacts::default()
+            ..Default::default()
         });
         TableFacts { kind: "table".into(), columns: columns.collect(), ..TableFacts::default() }
     }
