@@ -197,7 +197,8 @@ impl Model {
         // another transaction may have changed them meanwhile, and stand before this one; or it has them locked, and they
         // are not described.
         let types_only = matches!(change.command_tag.as_str(), "ALTER TYPE" | "ALTER DOMAIN" | "COMMENT");
-        if !change.error.is_empty() && !(types_only && change.error.contains("could not be recorded: canceling")) {
+        let locked_away = types_only && change.error.contains("could not be recorded: canceling");
+        if !change.error.is_empty() && !locked_away {
             return Err(("recorded-whole", format!("{}: {}", change.statement, change.error)));
         }
         for gone in change.dropped.iter().filter(|object| object.r#type == "table") {
