@@ -37,6 +37,7 @@ DECLARE
   _tables pg_catalog.text := '';
   _tables_count pg_catalog.int4 := 0;
   _tables_left pg_catalog.int4 := 0;
+  _tables_failed pg_catalog.text := '';
   _document pg_catalog.text;
   _reason pg_catalog.int4;
   _edges pg_catalog.text;
