@@ -228,7 +228,7 @@ fn a_table_that_somebody_has_locked_costs_a_type_s_change_nothing_but_that_table
 }
 
 #[test]
-fn nobodys_schema_change_fails_because_of_us() {
+fn no_error_of_ours_fails_anybodys_schema_change() {
     let cluster = cluster();
     let url = database(
         &cluster,
@@ -278,6 +278,98 @@ fn nobodys_schema_change_fails_because_of_us() {
     );
     assert!(!serde_json::to_string(&events).unwrap().contains("hush"));
     assert_eq!(changes(&events).pop().unwrap()["statement"], "CREATE TABLE s.passwords (password text)");
+}
+
+#[test]
+fn a_statement_is_left_out_when_any_command_of_its_string_holds_a_secret() {
+    let cluster = cluster();
+    let url = database(&cluster, "shop", "CREATE FOREIGN DATA WRAPPER w; CREATE TABLE t (id int PRIMARY KEY)");
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = capturing(&url, "", &dir.path().join("data"));
+    // psql sends what `\;` joins as one string.
+    let secret = [
+        r"CREATE SERVER one FOREIGN DATA WRAPPER w OPTIONS (api_key 'hush1')\; CREATE TABLE t1 (id int)",
+        r"CREATE TABLE t2 (id int)\; ALTER SERVER one OPTIONS /* new */ (SET api_key 'hush2')",
+        r"CREATE USER MAPPING FOR CURRENT_USER SERVER one OPTIONS (who 'hush3')\; CREATE TABLE t3 (id int)",
+        r"CREATE FOREIGN TABLE f (id int OPTIONS (k 'hush4')) SERVER one OPTIONS(k 'hush5')\; CREATE TABLE t4 (id int)",
+        r"ALTER FOREIGN DATA WRAPPER w OPTIONS (k 'hush6')\; CREATE TABLE t5 (id int)",
+        r"SELECT 'https://somebody:hush7@example.org/x'\; CREATE TABLE t6 (id int)",
+        r"CREATE ROLE r PASSWORD /* that */ 'hush8'\; CREATE TABLE t7 (id int)",
+        r"SET my.passwd TO 'hush9'\; SET my.secret = 'hush10'\; CREATE TABLE t8 (id int)",
+        r#"SELECT '{"token": "hush11", "password": "hush12"}'\; CREATE TABLE t9 (id int)"#,
+    ];
+    // The end of what makes it a secret stands behind where the statement is cut.
+    let cut =
+        format!(r"SELECT '{}', '://u:hush13{}@h'\; CREATE TABLE t10 (id int)", "x".repeat(65_510), "y".repeat(100));
+    let plain = [
+        "CREATE TABLE plain1 (password text, token text DEFAULT 'x', server text)",
+        "CREATE TABLE plain2 (url text DEFAULT 'https://example.org:80/x')",
+    ];
+    let all: Vec<_> = secret.iter().copied().chain([cut.as_str()]).chain(plain).collect();
+    let events = after(&cluster, &daemon, &format!("{};", all.join(";\n")));
+    let text = serde_json::to_string(&events).unwrap();
+    assert!(!text.contains("hush"), "{text}");
+    let of = |name: String| {
+        let named = |change: &&&Value| change["objects"][0]["identity"] == name.as_str();
+        changes(&events).iter().find(named).unwrap_or_else(|| panic!("no {name}")).to_owned().to_owned()
+    };
+    for n in 1..=10 {
+        let change = of(format!("public.t{n}"));
+        assert_eq!((&change["statement"], &change["error"]), (&Value::Null, &Value::Null), "{change}");
+    }
+    for (n, statement) in (1..).zip(plain) {
+        assert_eq!(of(format!("public.plain{n}"))["statement"], format!("{statement};"));
+    }
+}
+
+#[test]
+fn a_schema_or_a_function_of_somebody_elses_is_not_taken_for_ours_and_nothing_is_installed_into_it() {
+    let cluster = cluster();
+    let url = database(
+        &cluster,
+        "shop",
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE ROLE mallory; GRANT CREATE ON DATABASE shop TO mallory",
+    );
+    let sql = run(&["check", "--print-sql"]).stdout;
+    let mark = sql.split("capture_ddl() IS '").nth(1).unwrap().split('\'').next().unwrap();
+    let forged = format!(
+        "CREATE FUNCTION dbstreamd.capture_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+         COMMENT ON FUNCTION dbstreamd.capture_ddl() IS '{mark}';"
+    );
+    let triggers = || cluster.psql("shop", "SELECT count(*) FROM pg_event_trigger").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (made, what) in [
+        ("SET ROLE mallory; CREATE SCHEMA dbstreamd;".to_owned(), "schema dbstreamd"),
+        (format!("SET ROLE mallory; CREATE SCHEMA dbstreamd; {forged}"), " dbstreamd"),
+        (
+            format!("CREATE SCHEMA dbstreamd; GRANT ALL ON SCHEMA dbstreamd TO mallory; SET ROLE mallory; {forged}"),
+            "function dbstreamd.capture_ddl",
+        ),
+    ] {
+        cluster.psql("shop", &made).unwrap();
+        let refused = cluster.psql("shop", &sql).unwrap_err().to_string();
+        assert!(refused.contains(&format!("{what} belongs to role mallory")) || what == " dbstreamd", "{refused}");
+        assert!(refused.contains("belongs to role mallory") && refused.contains("DROP SCHEMA dbstreamd CASCADE"));
+        let mut daemon = capturing(&url, "", &dir.path().join("data"));
+        let config = dir.path().join("data.toml").display().to_string();
+        let check = run(&["check", "--config", &config]).stdout;
+        assert!(check.contains("DROP SCHEMA dbstreamd CASCADE") && !check.contains("are installed"), "{check}");
+        assert_eq!(triggers(), "0", "{made}");
+        assert!(daemon.stop().success());
+        cluster.psql("shop", "DROP SCHEMA dbstreamd CASCADE").unwrap();
+    }
+    // Not even when an earlier version has made event triggers of it.
+    cluster.psql("shop", &sql).unwrap();
+    cluster.psql("shop", "ALTER FUNCTION dbstreamd.capture_ddl() OWNER TO mallory").unwrap();
+    let mut daemon = capturing(&url, "", &dir.path().join("data"));
+    eventually("it is seen that changes are not recorded by us", || {
+        (daemon.streams()[0]["ddl_capture"] == false).then_some(())
+    });
+    assert!(daemon.stop().success());
+    cluster.psql("shop", "DROP SCHEMA dbstreamd CASCADE").unwrap();
+    let daemon = capturing(&url, "", &dir.path().join("data"));
+    assert_eq!(triggers(), "4");
+    assert_eq!(tags(&after(&cluster, &daemon, "ALTER TABLE t ADD v text")).last(), Some(&"ALTER TABLE"));
 }
 
 #[test]
@@ -418,7 +510,7 @@ fn versions_are_listed_with_what_changed_between_them() {
         "id integer NOT NULL  [identity]",
         "v character varying(5)",
         "~ column v is now x: character varying(5) → text",
-        "+ column w integer",
+        "+ column w integer NOT NULL DEFAULT 3",
         "- column x text",
     ] {
         assert!(lines.contains(&line), "no {line:?} in {shown}");

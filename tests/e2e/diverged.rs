@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::ddl::{after, capturing};
-use crate::support::{Daemon, cluster, database};
+use crate::support::daemon::run;
+use crate::support::{Daemon, cluster, database, eventually, major_version};
 
 /// The stream's tables that diverged, with their reasons.
 fn diverged(daemon: &Daemon) -> Vec<(String, String)> {
@@ -107,6 +108,114 @@ fn a_partition_that_comes_or_goes_with_rows_is_noticed_where_its_root_is_publish
     );
     after(&cluster, &daemon, "ALTER TABLE p ALTER v DROP DEFAULT; ALTER TABLE p ALTER v TYPE bytea USING v::bytea");
     assert_eq!(diverged(&daemon), one("p", "rewritten"), "what is rewritten in a partition is so in its root");
+}
+
+#[test]
+fn a_lock_on_another_published_table_hides_no_divergence() {
+    let cluster = cluster();
+    let schema = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY); INSERT INTO t VALUES (1);
+                  CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+                  CREATE TABLE p2 (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p21 PARTITION OF p2 FOR VALUES FROM (10) TO (20)";
+    let url = database(&cluster, "shop", schema);
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = capturing(&url, "publish_via_partition_root = true\n", &dir.path().join("data"));
+    std::thread::scope(|scope| {
+        let blocker = "BEGIN; LOCK other, p21 IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(200)";
+        scope.spawn(|| cluster.psql("shop", blocker).unwrap_err());
+        let sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        let pid =
+            eventually("the locks are held", || cluster.psql("shop", sleeping).ok().filter(|pid| !pid.is_empty()));
+        let events = after(&cluster, &daemon, "ALTER TABLE t ADD r float8 DEFAULT random(); DROP TABLE p1");
+        assert_eq!(diverged(&daemon), [one("p", "partition_moved"), one("t", "rewritten")].concat());
+        let all = crate::ddl::changes(&events);
+        assert!(!all.is_empty() && all.iter().all(|change| change["error"].is_null()), "{all:?}");
+        cluster.psql("shop", &format!("SELECT pg_terminate_backend({pid})")).unwrap();
+    });
+}
+
+#[test]
+fn what_cannot_be_looked_up_is_taken_to_have_diverged() {
+    let cluster = cluster();
+    let schema = "CREATE ROLE lowly; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); ALTER TABLE t OWNER TO lowly;
+                  CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+                  ALTER TABLE p OWNER TO lowly; ALTER TABLE p1 OWNER TO lowly";
+    let url = database(&cluster, "shop", schema);
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = capturing(&url, "publish_via_partition_root = true\n", &dir.path().join("data"));
+    let events = after(
+        &cluster,
+        &daemon,
+        "REVOKE SELECT ON pg_publication_rel FROM PUBLIC; SET ROLE lowly; ALTER TABLE t ADD r float8 DEFAULT random(); DROP TABLE p1",
+    );
+    assert_eq!(diverged(&daemon), [one("p", "partition_moved"), one("t", "rewritten")].concat());
+    let errors = crate::ddl::changes(&events).iter().filter(|change| !change["error"].is_null()).count();
+    assert_eq!(errors, 2, "the rewrite and the drop: {events:?}");
+}
+
+#[test]
+fn the_name_on_the_list_is_the_one_that_each_publication_publishes() {
+    let cluster = cluster();
+    database(
+        &cluster,
+        "shop",
+        "CREATE SCHEMA x;
+         CREATE TABLE root (id int, v text) PARTITION BY RANGE (id); CREATE TABLE x.mid (id int, v text) PARTITION BY RANGE (id);
+         CREATE TABLE leaf PARTITION OF x.mid FOR VALUES FROM (0) TO (10); ALTER TABLE root ATTACH PARTITION x.mid FOR VALUES FROM (0) TO (100);
+         CREATE PUBLICATION all_leaves FOR ALL TABLES; CREATE PUBLICATION all_roots FOR ALL TABLES WITH (publish_via_partition_root);
+         CREATE PUBLICATION root_leaves FOR TABLE root; CREATE PUBLICATION root_root FOR TABLE root WITH (publish_via_partition_root);
+         CREATE PUBLICATION both_root FOR TABLE leaf, x.mid WITH (publish_via_partition_root); CREATE PUBLICATION just_leaf FOR TABLE leaf;
+         CREATE TABLE t (id int, v text); CREATE PUBLICATION another FOR TABLE t; CREATE PUBLICATION nothing;
+         INSERT INTO root VALUES (1, 'x')",
+    );
+    // In order of the publications' names.
+    let mut rewritten = vec![
+        ("all_leaves", "public.leaf"),
+        ("all_roots", "public.root"),
+        ("both_root", "x.mid"),
+        ("just_leaf", "public.leaf"),
+        ("root_leaves", "public.leaf"),
+        ("root_root", "public.root"),
+    ];
+    if major_version(&cluster) >= 15 {
+        cluster.psql("shop", "CREATE PUBLICATION schema_leaves FOR TABLES IN SCHEMA x; CREATE PUBLICATION schema_root FOR TABLES IN SCHEMA x WITH (publish_via_partition_root)").unwrap();
+        rewritten.extend([("schema_leaves", "public.leaf"), ("schema_root", "x.mid")]);
+    }
+    let moved: Vec<_> =
+        rewritten.iter().copied().filter(|(name, _)| name.ends_with("_root") || *name == "all_roots").collect();
+    cluster.psql("shop", &run(&["check", "--print-sql"]).stdout).unwrap();
+    cluster.psql("shop", "SELECT pg_create_logical_replication_slot('look', 'test_decoding')").unwrap();
+    let check = |work: &str, reason: &str, expected: &[(&str, &str)]| {
+        cluster.psql("shop", work).unwrap();
+        let found = cluster
+            .psql(
+                "shop",
+                "SELECT p.name || '=' || (d->>'schema') || '.' || (d->>'table') || '=' || (d->>'reason')
+                 FROM pg_logical_slot_get_changes('look', NULL, NULL) c,
+                 json_array_elements(substring(c.data from 'content:(.+)$')::json->'diverged') d,
+                 json_array_elements_text(d->'publications') p(name)
+                 WHERE c.data LIKE '%dbstreamd.ddl%content:{%' ORDER BY 1",
+            )
+            .unwrap();
+        let expected: Vec<_> =
+            expected.iter().map(|(publication, name)| format!("{publication}={name}={reason}")).collect();
+        assert_eq!(found.lines().collect::<Vec<_>>(), expected, "{work}");
+    };
+    check("ALTER TABLE root ALTER v TYPE bytea USING v::bytea", "rewritten", &rewritten);
+    check("ALTER TABLE x.mid DETACH PARTITION leaf", "partition_moved", &moved);
+    check("ALTER TABLE x.mid ATTACH PARTITION leaf FOR VALUES FROM (0) TO (10)", "partition_moved", &moved);
+    check(
+        "DROP TABLE leaf",
+        "partition_moved",
+        &[("all_roots", "public.root"), ("both_root", "x.mid"), ("root_root", "public.root"), ("schema_root", "x.mid")]
+            [..if rewritten.len() > 6 { 4 } else { 3 }],
+    );
+    let of_all = [("all_leaves", "public.t"), ("all_roots", "public.t"), ("another", "public.t")];
+    check(
+        "INSERT INTO t VALUES (1, 'x'); ALTER TABLE t ADD r float8 DEFAULT random(); CREATE TEMP TABLE aside AS SELECT 1 AS id;
+         ALTER TABLE aside ADD r float8 DEFAULT random()",
+        "rewritten",
+        &of_all,
+    );
 }
 
 /// Swaps two tables, and changes a type, with or without the triggers.

@@ -1,7 +1,8 @@
 //! The event triggers that record schema changes in a source's WAL: their SQL, and how one knows which are installed.
 //!
 //! An event trigger belongs to superusers, and runs in everybody's DDL. So it is installed only where the configuration
-//! says so, and what it does is bounded and never makes a command fail (`capture/install.sql`).
+//! says so, never into a schema or a function of somebody else's, and what it does is bounded, and its errors are no errors of the command; only who cancels the command while
+//! it runs in here cancels the command (`capture/install.sql`).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -17,22 +18,34 @@ use crate::status::{State, StreamStatus};
 /// What is installed, but for the parts that are put in.
 const INSTALL: &str = include_str!("capture/install.sql");
 
+/// Raises an error when the schema or the function is there and belongs to who must not own it.
+const OWNERS: &str = include_str!("capture/owners.sql");
+
 /// Removes it all.
 pub const REMOVE_SQL: &str = include_str!("capture/remove.sql");
 
 /// Rises when the function changes, so that an older daemon never replaces a newer one's.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// How many event triggers there are.
 const TRIGGERS: u32 = 4;
 
-/// One row: the function's comment, how many of the event triggers call it always.
+/// One row: the function's comment; how many of the event triggers call it always; whether it and its schema belong to
+/// superusers, to who made the event triggers, or, while there are none, to who asks.
 pub(super) const INSTALLED: &str = "\
-SELECT (SELECT pg_catalog.obj_description(p.oid, 'pg_proc') FROM pg_catalog.pg_proc p \
+WITH trigger AS (SELECT e.evtowner, e.evtenabled FROM pg_catalog.pg_event_trigger e \
+JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
+WHERE n.nspname = 'dbstreamd' AND p.proname = 'capture_ddl'), \
+function AS (SELECT p.oid, p.proowner, p.pronargs FROM pg_catalog.pg_proc p \
 JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = 'dbstreamd' AND p.proname = 'capture_ddl'), \
-(SELECT count(*) FROM pg_catalog.pg_event_trigger e JOIN pg_catalog.pg_proc p ON p.oid = e.evtfoid \
-JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace WHERE e.evtenabled = 'A' AND n.nspname = 'dbstreamd' \
-AND p.proname = 'capture_ddl')";
+owner(oid) AS (SELECT f.proowner FROM function f \
+UNION SELECT n.nspowner FROM pg_catalog.pg_namespace n WHERE n.nspname = 'dbstreamd') \
+SELECT (SELECT pg_catalog.obj_description(f.oid, 'pg_proc') FROM function f WHERE f.pronargs = 0), \
+(SELECT count(*) FROM trigger t WHERE t.evtenabled = 'A'), \
+NOT EXISTS (SELECT 1 FROM owner o \
+WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_roles r WHERE r.oid = o.oid AND r.rolsuper) \
+AND NOT EXISTS (SELECT 1 FROM trigger t WHERE t.evtowner = o.oid) \
+AND (pg_catalog.pg_get_userbyid(o.oid) <> current_user OR EXISTS (SELECT 1 FROM trigger)))";
 
 /// What of it a database has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -42,6 +55,8 @@ pub(super) enum Installed {
     No,
     /// An older version, or not all of it.
     Outdated,
+    /// Something of its name, by whom nobody has to trust: what it says of itself counts for nothing.
+    Foreign,
     /// All of it, in this version or a newer one.
     Yes,
 }
@@ -50,10 +65,13 @@ impl Installed {
     /// From the row of [`INSTALLED`].
     pub(super) fn of_row(row: &[Option<String>]) -> Self {
         let field = |index: usize| row.get(index)?.as_deref();
-        Self::read(field(0), field(1).and_then(|count| count.parse().ok()).unwrap_or(0))
+        Self::read(field(0), field(1).and_then(|count| count.parse().ok()).unwrap_or(0), field(2) == Some("t"))
     }
 
-    fn read(comment: Option<&str>, triggers: u32) -> Self {
+    fn read(comment: Option<&str>, triggers: u32, trusted: bool) -> Self {
+        if !trusted {
+            return Self::Foreign;
+        }
         let Some(mark) = comment else { return Self::No };
         let version = mark.strip_prefix(MARK_PREFIX).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
         match version {
@@ -115,7 +133,8 @@ fn mark() -> String {
 }
 
 fn body() -> String {
-    INSTALL.replace("{structure}", &TABLE_STRUCTURE.replace("$1", "_relation"))
+    let owned = INSTALL.replace("{owners}", OWNERS.trim_end());
+    owned.replace("{structure}", &TABLE_STRUCTURE.replace("$1", "_relation"))
 }
 
 #[cfg(test)]
@@ -127,12 +146,15 @@ mod tests {
         let mark = mark();
         assert!(install_sql().contains(&mark));
         assert!(!install_sql().contains("{structure}") && !install_sql().contains("$1"));
-        assert_eq!(Installed::read(None, 0), Installed::No);
-        assert_eq!(Installed::read(Some(&mark), TRIGGERS), Installed::Yes);
-        assert_eq!(Installed::read(Some(&mark), TRIGGERS - 1), Installed::Outdated);
+        assert!(!install_sql().contains("{owners}"));
+        assert_eq!(Installed::read(None, 0, true), Installed::No);
+        assert_eq!(Installed::read(Some(&mark), TRIGGERS, true), Installed::Yes);
+        assert_eq!(Installed::read(Some(&mark), TRIGGERS - 1, true), Installed::Outdated);
         let of_version = |version: u32| format!("{MARK_PREFIX}{version} 0123456789abcdef");
-        assert_eq!(Installed::read(Some(&of_version(VERSION)), TRIGGERS), Installed::Outdated);
-        assert_eq!(Installed::read(Some(&of_version(VERSION + 1)), TRIGGERS), Installed::Yes);
-        assert_eq!(Installed::read(Some("something else"), TRIGGERS), Installed::Outdated);
+        assert_eq!(Installed::read(Some(&of_version(VERSION)), TRIGGERS, true), Installed::Outdated);
+        assert_eq!(Installed::read(Some(&of_version(VERSION + 1)), TRIGGERS, true), Installed::Yes);
+        assert_eq!(Installed::read(Some("something else"), TRIGGERS, true), Installed::Outdated);
+        assert_eq!(Installed::read(Some(&mark), TRIGGERS, false), Installed::Foreign);
+        assert_eq!(Installed::read(None, 0, false), Installed::Foreign);
     }
 }

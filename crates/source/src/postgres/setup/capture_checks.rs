@@ -14,7 +14,18 @@ const SUBJECT: &str = "ddl_capture";
 const BY_HAND: &str =
     "have a superuser run, in this database, what `dbstreamd check --print-sql` prints; or set ddl_capture = false";
 
+/// Who owns the function decides what runs in everybody's commands.
+const FOREIGN: &str = "schema dbstreamd or its function capture_ddl belongs to a role that is no superuser and made no event triggers: nothing is installed into it, and what it records need not be true";
+
+/// How to be rid of it.
+const REMOVE_FOREIGN: &str =
+    "have a superuser look at what is in it and run, in this database, DROP SCHEMA dbstreamd CASCADE; then start again";
+
 pub(crate) fn judge(facts: &Facts, settings: &SourceSettings, to: &mut Assessment) {
+    if facts.capture == Installed::Foreign {
+        to.findings.warn(SUBJECT, SUBJECT, FOREIGN, REMOVE_FOREIGN);
+        return;
+    }
     if !settings.ddl_capture {
         if facts.capture != Installed::No {
             to.findings.ok(
@@ -37,7 +48,7 @@ pub(crate) fn judge(facts: &Facts, settings: &SourceSettings, to: &mut Assessmen
         Installed::Yes => {
             return to.findings.ok(SUBJECT, SUBJECT, "the event triggers that record schema changes are installed");
         }
-        Installed::No => ("are not installed", "installed"),
+        Installed::No | Installed::Foreign => ("are not installed", "installed"),
         Installed::Outdated => ("are older than this version's, or not all there and enabled", "updated"),
     };
     let role = &facts.role;
