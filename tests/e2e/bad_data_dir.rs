@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::Path;
 
+use dbstreamd_throwaway::Cluster;
+
 use crate::ordering::wait_visible;
 use crate::support::{Command, Daemon, Finished, cluster, daemon::run, database, eventually};
 
@@ -61,18 +63,26 @@ fn a_directory_in_use_by_a_second_daemon() {
     wait_visible(&daemon, 1);
 }
 
+/// What the one row of [`stopped_with_marker`] holds.
+const MARKER: &str = "the-needle-in-the-chunk";
+
+/// The source of a daemon that has stored one row with the marker in this directory and was stopped, and that daemon.
+fn stopped_with_marker(cluster: &Cluster, data: &Path) -> (String, Daemon) {
+    let url = database(cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY, body text)");
+    let mut daemon = Daemon::streaming(&url, data);
+    cluster.psql("shop", &format!("INSERT INTO t VALUES (1, '{MARKER}')")).unwrap();
+    wait_visible(&daemon, 1);
+    assert!(daemon.stop().success());
+    (url, daemon)
+}
+
 #[test]
 fn a_flipped_byte_in_a_chunk_is_detected_named_and_never_served() {
     let cluster = cluster();
-    let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY, body text)");
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::streaming(&url, &data);
-    let marker = "the-needle-in-the-chunk";
-    cluster.psql("shop", &format!("INSERT INTO t VALUES (1, '{marker}')")).unwrap();
-    wait_visible(&daemon, 1);
-    assert!(daemon.stop().success());
-    let flipped = flip_a_byte_behind(&data, marker.as_bytes(), |_| true);
+    let (url, daemon) = stopped_with_marker(&cluster, &data);
+    let flipped = flip_a_byte_behind(&data, MARKER.as_bytes(), |_| true);
     assert!(flipped > 0, "the marker is somewhere in the data directory");
     // RocksDB's own checksums may refuse to open, or ours refuse to serve: never a wrong value.
     let mut child = Command::new(&[
@@ -132,16 +142,11 @@ fn a_flipped_byte_in_a_chunk_is_detected_named_and_never_served() {
 #[test]
 fn damage_that_is_found_is_a_notice_a_line_in_the_log_a_metric_and_no_longer_healthy() {
     let cluster = cluster();
-    let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY, body text)");
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
-    let mut daemon = Daemon::streaming(&url, &data);
-    let marker = "the-needle-in-the-chunk";
-    cluster.psql("shop", &format!("INSERT INTO t VALUES (1, '{marker}')")).unwrap();
-    wait_visible(&daemon, 1);
-    assert!(daemon.stop().success());
+    let (url, _) = stopped_with_marker(&cluster, &data);
     let table_file = |path: &Path| path.extension().is_some_and(|extension| extension == "sst");
-    assert_eq!(flip_a_byte_behind(&data, marker.as_bytes(), table_file), 1);
+    assert_eq!(flip_a_byte_behind(&data, MARKER.as_bytes(), table_file), 1);
 
     // The newest chunk is looked at when the log is opened; the stream itself goes on.
     let daemon = Daemon::streaming(&url, &data);

@@ -10,14 +10,14 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::Arguments;
 use crate::consumers::{Conduct, Consumer, Kind, digest};
-use crate::daemon::{Daemon, STREAM, Started};
+use crate::daemon::{Daemon, STREAM};
 use crate::disk::{Disk, can_mount};
 use crate::error::{TortureError, io};
 use crate::faults::{Fault, plan};
 use crate::oracle::{Auditor, Tables, Violation, Violations, read_truth};
 use crate::proto::subscribe_request::Request;
 use crate::proto::subscribe_response::Response;
-use crate::proto::{self, Empty, Start, StartFrom, StreamState, SubscribeRequest, start_from};
+use crate::proto::{self, Empty, Start, StartFrom, SubscribeRequest, start_from};
 use crate::proxy::Proxy;
 use crate::report::{Account, Outcome};
 use crate::server::Server;
@@ -26,8 +26,6 @@ use crate::stage::Stage;
 use crate::watch::Watch;
 use crate::workload::{Writers, schema};
 
-/// From the start of the daemon to its first streaming: setup, publication, slot.
-const SETUP_MAX: Duration = Duration::from_secs(60);
 /// Silence after which a replay is taken to be stuck.
 const REPLAY_SILENCE_MAX: Duration = Duration::from_secs(45);
 /// From the marker until every consumer has it.
@@ -109,16 +107,7 @@ async fn set(arguments: &Arguments, server: &Server, folder: &Path, seed: u64) -
     let proxy = Proxy::start(([127, 0, 0, 1], server.port()).into(), seed).await?;
     let floor = seed.is_multiple_of(2);
     let mut daemon = Daemon::prepare(&arguments.binary, folder, &server.url_through(proxy.port), &shim, floor)?;
-    if let Started::Ended(how) = daemon.start().await? {
-        return Err(TortureError::Failed(format!("the daemon does not start: {how}")));
-    }
-    let deadline = Instant::now() + SETUP_MAX;
-    while daemon.stream().await.is_none_or(|stream| stream.state() != StreamState::Streaming) {
-        if Instant::now() > deadline {
-            return Err(TortureError::Failed(format!("the daemon does not stream: {}", daemon.quote())));
-        }
-        tokio::time::sleep(POLL).await;
-    }
+    daemon.start_streaming().await?;
     let consumers = [Kind::AlwaysOn, Kind::Named, Kind::Slow].map(|kind| Consumer::start(kind, daemon.grpc())).into();
     Ok(Stage {
         server: server.clone(),

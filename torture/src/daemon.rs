@@ -11,13 +11,15 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
 use crate::error::{TortureError, io};
-use crate::proto::{self, GetStreamRequest, Stream};
+use crate::proto::{self, GetStreamRequest, Stream, StreamState};
 use crate::shim::Shim;
 
 /// The stream's and the source's name.
 pub(crate) const STREAM: &str = "torture";
 /// Opening the log after a crash is a matter of seconds; a slow disk makes it more.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// A first start finds its slot and publication made within this.
+const SETUP_MAX: Duration = Duration::from_secs(60);
 /// A stop writes everything to table files, over a disk that may be slow.
 const STOP_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(15);
@@ -129,6 +131,21 @@ impl Daemon {
     pub(crate) async fn start(&mut self) -> Result<Started, TortureError> {
         self.spawn()?;
         self.wait_up().await
+    }
+
+    /// Starts the process and waits until the stream streams.
+    pub(crate) async fn start_streaming(&mut self) -> Result<(), TortureError> {
+        if let Started::Ended(how) = self.start().await? {
+            return Err(TortureError::Failed(format!("the daemon does not start: {how}")));
+        }
+        let deadline = Instant::now() + SETUP_MAX;
+        while self.stream().await.is_none_or(|stream| stream.state() != StreamState::Streaming) {
+            if Instant::now() > deadline {
+                return Err(TortureError::Failed(format!("the daemon does not stream: {}", self.quote())));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     pub(crate) async fn wait_up(&mut self) -> Result<Started, TortureError> {

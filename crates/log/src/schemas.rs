@@ -32,11 +32,6 @@ impl Log {
         self.shared.stream(stream).map(|stream| stream.schemas.read().all().cloned().collect()).unwrap_or_default()
     }
 
-    /// Whether schema versions of a stream are missing that its events may use.
-    pub fn lacks_schemas(&self, stream: StreamId) -> bool {
-        self.shared.stream(stream).is_ok_and(|stream| stream.schemas.read().missing().next().is_some())
-    }
-
     /// Whether a stream has the schema version with this number.
     pub fn has_schema(&self, stream: StreamId, id: SchemaId) -> bool {
         self.shared.stream(stream).is_ok_and(|stream| stream.schemas.read().get(id).is_some())

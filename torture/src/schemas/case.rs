@@ -13,7 +13,7 @@ use tokio_postgres::SimpleQueryMessage;
 use crate::daemon::{Daemon, Started};
 use crate::error::{TortureError, io, sql};
 use crate::oracle::Violation;
-use crate::proto::{StreamState, ValueForm};
+use crate::proto::ValueForm;
 use crate::schemas::catalog::{Look, Table, quoted};
 use crate::schemas::changes::{PREPARATION, change};
 use crate::schemas::held::Values;
@@ -27,9 +27,6 @@ use crate::server::Server;
 
 /// Publication that every table joins when it is made.
 const PUBLICATION: &str = "everything";
-/// From the start of the daemon to its first streaming.
-const SETUP_MAX: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(5);
 /// Steps of a case.
 const STEPS: std::ops::RangeInclusive<u64> = 50..=80;
 /// So many schema changes, in percent, have a change of rows right behind them in their transaction.
@@ -140,16 +137,7 @@ impl Case {
              ddl_capture = true\n"
         );
         let mut daemon = Daemon::plain(binary, folder, &server.url(), &source)?;
-        if let Started::Ended(how) = daemon.start().await? {
-            return Err(TortureError::Failed(format!("the daemon does not start: {how}")));
-        }
-        let deadline = Instant::now() + SETUP_MAX;
-        while daemon.stream().await.is_none_or(|stream| stream.state() != StreamState::Streaming) {
-            if Instant::now() > deadline {
-                return Err(TortureError::Failed(format!("the daemon does not stream: {}", daemon.quote())));
-            }
-            tokio::time::sleep(POLL).await;
-        }
+        daemon.start_streaming().await?;
         let mut sessions = Vec::new();
         for number in 1..=rng.random_range(SESSIONS) {
             sessions.push(Session::connect(server, number).await?);
