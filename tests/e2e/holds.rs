@@ -63,10 +63,10 @@ fn a_dead_consumer_holds_the_log_within_its_limit_and_the_servers_wal_not_at_all
     });
     let seconds = clock() - began;
     let (keepalives, transactions) = (counted("keepalives") - before[0], counted("transactions") - before[1]);
-    // The server sends one or two whenever it has sent all there is, so with every transaction of a stream that keeps up;
-    // what must not be is thousands a second, because somebody's position is held back.
+    // The server sends one whenever it has sent all there is, so with every transaction of a stream that keeps up, and
+    // repeats it until it is taken up; beside those there are fewer than ten a second, whoever is behind.
     assert!(
-        keepalives > 0.0 && keepalives <= 10.0 * seconds + 2.0 * transactions,
+        keepalives > 0.0 && keepalives < 10.0 * seconds + transactions,
         "{keepalives} keepalives with {transactions} transactions in {seconds} s"
     );
     assert_eq!(seen.first().map(String::as_str), Some("ACTIVE"));

@@ -1,13 +1,14 @@
 //! `PostgresSource`: setup, connection, decoder and feedback put together as a [`Source`].
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dbstreamd_log::{Failpoint, Resume, ValueForm};
+use dbstreamd_log::{Durable, Failpoint, Resume, ValueForm};
 use dbstreamd_model::{Lsn, StreamName, TableSchema};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::catalog::PgCatalog;
@@ -23,6 +24,10 @@ use crate::{Change, Confirmer, Inquiry, OnGap, OnLostSlot, Progress, Session, So
 /// Shortest time between two status updates that nobody asked for: durable positions move thousands of times a
 /// second, and each update wakes the walsender.
 const CONFIRM_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Shortest time between a status update and one that takes up a keepalive. A walsender that has sent all there is says
+/// so at every wake-up until it hears that its last position has arrived (`WalSndWaitForWal` in PostgreSQL's
+/// walsender.c): to say it soon saves both sides the repetitions.
+const TAKE_UP_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// How many silent thirds of the server's timeout pass before the server is asked to answer.
 const STATUS_PER_TIMEOUT: u32 = 3;
@@ -97,7 +102,7 @@ impl Source for PostgresSource {
         // 0/0: from the slot's own position, so that what is resent overlaps the log and can be compared.
         let form = ValueForm(xxh3_64(connection.decode_profile(settings.binary).as_bytes()));
         let (wal, feedback) = connection.start_replication(&settings.replication(), Lsn::ZERO).await?;
-        let asked = Arc::new(Notify::new());
+        let keepalives = Arc::new(Keepalives::default());
         let status_interval = match server_timeout {
             None => settings.status_interval,
             Some(timeout) => settings.status_interval.min(timeout / STATUS_PER_TIMEOUT),
@@ -108,11 +113,12 @@ impl Source for PostgresSource {
                 frames: Vec::new(),
                 charged: 0,
                 decoder: Decoder::default(),
-                asked: Arc::clone(&asked),
+                heard: false,
+                keepalives: Arc::clone(&keepalives),
                 silence_max: settings.receive_timeout,
                 publication: settings.publication.clone(),
             }),
-            confirmer: Box::new(PgConfirmer { feedback, asked, status_interval }),
+            confirmer: Box::new(PgConfirmer { feedback, keepalives, status_interval }),
             catalog: Box::new(PgCatalog::new(settings.name.clone(), settings.connect.clone())),
             resends_from: slot_lsn,
             identity,
@@ -209,13 +215,24 @@ async fn wal_sender_timeout(connection: &mut Connection) -> Result<Option<Durati
     Ok((millis > 0).then(|| Duration::from_millis(millis)))
 }
 
+/// What the reader tells the confirmer of the server's keepalives.
+#[derive(Default)]
+struct Keepalives {
+    /// One came, and what it says is counted as received as far as it can be.
+    heard: Notify,
+    /// One came that requests a reply.
+    asked: Notify,
+}
+
 struct PgReader {
     wal: WalReader,
     frames: Vec<WalFrame>,
     /// Bytes that were reported as received; a read that was cancelled may have brought more.
     charged: u64,
     decoder: Decoder,
-    asked: Arc<Notify>,
+    /// The last read brought a keepalive.
+    heard: bool,
+    keepalives: Arc<Keepalives>,
     silence_max: Duration,
     publication: String,
 }
@@ -223,6 +240,10 @@ struct PgReader {
 #[async_trait]
 impl SourceReader for PgReader {
     async fn read(&mut self, changes: &mut Vec<Change>) -> Result<usize, SourceError> {
+        // Who reads on has dealt with what was read before.
+        if std::mem::take(&mut self.heard) {
+            self.keepalives.heard.notify_one();
+        }
         match tokio::time::timeout(self.silence_max, self.wal.read(&mut self.frames)).await {
             Ok(read) => read?,
             // The confirmer asks for an answer well within this time, so even an idle server has spoken.
@@ -236,8 +257,9 @@ impl SourceReader for PgReader {
                     self.decoder.decode(wal_start, &data, changes)?;
                 }
                 WalFrame::Keepalive { wal_end, reply_requested, .. } => {
+                    self.heard = true;
                     if reply_requested {
-                        self.asked.notify_one();
+                        self.keepalives.asked.notify_one();
                     }
                     changes.push(Change::Idle { wal_end, reply_requested });
                 }
@@ -262,7 +284,7 @@ impl SourceReader for PgReader {
 
 struct PgConfirmer {
     feedback: FeedbackWriter,
-    asked: Arc<Notify>,
+    keepalives: Arc<Keepalives>,
     status_interval: Duration,
 }
 
@@ -271,21 +293,26 @@ impl Confirmer for PgConfirmer {
     async fn run(mut self: Box<Self>, mut progress: Progress) -> Result<(), SourceError> {
         let mut ask = true;
         loop {
-            self.send(&progress, ask).await?;
-            tokio::select! {
-                () = tokio::time::sleep(CONFIRM_INTERVAL_MIN) => {}
-                () = progress.closing.cancelled() => break,
-            }
-            ask = tokio::select! {
-                () = progress.closing.cancelled() => break,
-                () = self.asked.notified() => false,
-                moved = progress.durable.changed() => match moved {
-                    Ok(()) => false,
-                    Err(_) => break,
-                },
-                // Nothing happened: let the server show that it is there.
-                () = tokio::time::sleep(self.status_interval.saturating_sub(CONFIRM_INTERVAL_MIN)) => true,
+            let reported = self.send(&progress, ask).await?;
+            let sent = Instant::now();
+            let mut due = pin!(self.due(&mut progress.durable, sent));
+            let next = loop {
+                tokio::select! {
+                    () = progress.closing.cancelled() => break None,
+                    next = &mut due => break next,
+                    () = self.heard(sent) => {
+                        // Within a long transaction nothing new is received in whole: no answer, or the two sides would
+                        // wake each other for nothing.
+                        if *progress.received.borrow() > reported {
+                            break Some(false);
+                        }
+                    }
+                }
             };
+            match next {
+                Some(next) => ask = next,
+                None => break,
+            }
         }
         self.send(&progress, false).await?;
         Ok(self.feedback.copy_done().await?)
@@ -293,14 +320,32 @@ impl Confirmer for PgConfirmer {
 }
 
 impl PgConfirmer {
+    /// Waits until an update is due that no keepalive is the reason of: whether it shall ask for an answer, or none when
+    /// there will be no more to report.
+    async fn due(&self, durable: &mut watch::Receiver<Durable<Lsn>>, sent: Instant) -> Option<bool> {
+        tokio::time::sleep_until(sent + CONFIRM_INTERVAL_MIN).await;
+        tokio::select! {
+            () = self.keepalives.asked.notified() => Some(false),
+            moved = durable.changed() => moved.ok().map(|()| false),
+            // Nothing happened: let the server show that it is there.
+            () = tokio::time::sleep_until(sent + self.status_interval) => Some(true),
+        }
+    }
+
+    /// Waits until there is a keepalive to take up.
+    async fn heard(&self, sent: Instant) {
+        tokio::time::sleep_until(sent + TAKE_UP_INTERVAL_MIN).await;
+        self.keepalives.heard.notified().await;
+    }
+
     /// `write` is what was received; `flush` and `apply` are what is durable here, once the source's history was seen to
-    /// be the log's. Zero moves nothing at the server.
-    async fn send(&mut self, progress: &Progress, ask: bool) -> Result<(), PgError> {
+    /// be the log's. Zero moves nothing at the server. Gives what was reported as received.
+    async fn send(&mut self, progress: &Progress, ask: bool) -> Result<Lsn, PgError> {
         let durable = if *progress.compared.borrow() { progress.durable.borrow().get() } else { Lsn::ZERO };
         let received = (*progress.received.borrow()).max(durable);
         Failpoint::Confirming.reach();
         self.feedback.status_update(received, durable, durable, ask).await?;
         Failpoint::Confirmed.reach();
-        Ok(())
+        Ok(received)
     }
 }
