@@ -38,7 +38,7 @@ mod wire;
 
 pub use capture::{REMOVE_SQL as DDL_CAPTURE_REMOVE_SQL, install_sql as ddl_capture_install_sql};
 pub use connection::{Connection, Row, SessionKind};
-pub use decode::DecodeError;
+pub use decode::{DecodeError, Decoder};
 pub use error::{PgError, ServerError, SystemIdentity};
 pub use feedback::FeedbackWriter;
 pub use insurance::SUFFIX as INSURANCE_SUFFIX;
