@@ -64,7 +64,7 @@ fn read(value: Value<'_>) -> Result<(), ValueError> {
     match value {
         Value::Array(array) => {
             let dimensions = array.read(|part| part.map_or(Ok(()), |part| part.read(read)))?;
-            drop(black_box(dimensions));
+            black_box(&dimensions);
         }
         Value::Range(range) => {
             let parts = range.read()?.map(|bounds| [bounds.lower, bounds.upper]);
@@ -72,7 +72,9 @@ fn read(value: Value<'_>) -> Result<(), ValueError> {
         }
         Value::TextVector(vector) => vector.read(|lexeme| {
             black_box(lexeme.text.len());
-            lexeme.positions.read(|position| drop(black_box(position)))
+            lexeme.positions.read(|position| {
+                black_box(&position);
+            })
         })?,
         value => drop(black_box(value)),
     }

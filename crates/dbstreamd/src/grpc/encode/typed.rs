@@ -31,6 +31,27 @@ impl Decoders {
     fn of(&mut self, stored: &StoredSchema) -> &[Decoder] {
         self.0.entry(stored.id).or_insert_with(|| stored.schema.columns.iter().map(Decoder::for_column).collect())
     }
+
+    /// About how many parts the values of an event have, for whoever has to hold them all; seen from what separates them.
+    pub(crate) fn parts_about(&mut self, event: &EventRef<'_>) -> usize {
+        let Ok(EventBody::Row(change)) = EventBody::parse(event.op, event.body) else { return 0 };
+        let Some(stored) = event.schema else { return 0 };
+        let decoders = self.of(stored);
+        let rows = change.before.iter().map(|(_, row)| row).chain(&change.after);
+        rows.flat_map(|row| row.cells().zip(decoders)).map(|(cell, decoder)| separators(cell, decoder)).sum()
+    }
+}
+
+/// How many bytes of a cell separate parts of it, or are taken to.
+fn separators(cell: CellRef<'_>, decoder: &Decoder) -> usize {
+    let CellRef::Text(text) = cell else { return 0 };
+    let count = |separator| text.iter().filter(|&&byte| byte == separator).count();
+    match decoder {
+        // A text vector has no more than PostgreSQL's limit of 1 MB, and coordinates are no more than their text.
+        Decoder::Scalar(_) => 0,
+        Decoder::Array { delimiter, element } => count(*delimiter).max(separators(cell, element)),
+        Decoder::Range(_) | Decoder::Multirange(_) | Decoder::Composite => count(b','),
+    }
 }
 
 impl RunBuilder {
