@@ -38,7 +38,7 @@ use crate::{position, proto};
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// An event with more parts of values (elements, bounds, fields) than about this many is not shown in typed form: here,
-/// unlike in gRPC, they are all held while it is written, at 60 to 100 bytes each.
+/// unlike in gRPC, they are all held while it is written, at 50 to 110 bytes each.
 const PARTS_MAX: usize = 1024 * 1024;
 
 pub(super) async fn follow(
