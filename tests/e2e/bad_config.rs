@@ -85,7 +85,11 @@ fn the_interface_that_sockets_and_files_use_is_said_and_an_unknown_one_refused()
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("dbstreamd.toml");
     let of = |io: &str| {
-        std::fs::write(&config, format!("io = \"{io}\"\n[[source]]\nname = \"a\"\nurl = \"postgres://u@127.0.0.1:1/d\"\n")).unwrap();
+        std::fs::write(
+            &config,
+            format!("io = \"{io}\"\n[[source]]\nname = \"a\"\nurl = \"postgres://u@127.0.0.1:1/d\"\n"),
+        )
+        .unwrap();
         ["--config".to_owned(), config.to_str().unwrap().to_owned()]
     };
     let daemon = Daemon::start_with(&of("io_uring"), &dir.path().join("data"));
