@@ -1,52 +1,71 @@
 //! One benchmark: the same WAL through `pg_recvlogical -f /dev/null` and through dbstreamd, in turn.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use dbstreamd_throwaway::Cluster;
-use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
-use crate::report::{Run, Series, table};
+use crate::daemon::{Daemon, PATIENCE, POLL, Setup};
+use crate::error::{LabError, io};
+use crate::machine::Machine;
+use crate::procfs;
+use crate::report::{Output, Section, publish};
+use crate::series::{Run, Series, table};
 use crate::workload::Workload;
-use crate::{DrainArguments, LabError, io, procfs};
 
-/// Longest wait for one run.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// How often the daemon is asked for its position; each answer costs it a third of a millisecond of CPU time.
-const POLL: Duration = Duration::from_millis(50);
-
-/// Runs the benchmark and gives the report, which is also stored when a folder is named.
-pub(crate) fn run(arguments: &DrainArguments) -> Result<String, LabError> {
-    let cluster = Cluster::builder().setting("max_wal_size", "8GB").setting("autovacuum", "off").start()?;
-    let mut report = format!(
-        "# Draining a slot\n\n{}; {}. Loopback TCP, {} runs each, in turn. dbstreamd with its durable log (fsync per group commit).\n\n",
-        procfs::machine(),
-        cluster.psql("postgres", "SELECT 'PostgreSQL ' || current_setting('server_version')")?.trim(),
-        arguments.runs
-    );
-    eprintln!("writing {} rows in transactions of 100 …", arguments.rows);
-    let t2 = Workload::t2(&cluster, arguments.rows)?;
-    report += &compare(&cluster, &t2, arguments)?;
-    eprintln!("writing {} transactions of one row …", arguments.transactions);
-    let t1 = Workload::t1(&cluster, arguments.transactions)?;
-    report += "\n";
-    report += &compare(&cluster, &t1, arguments)?;
-    report += &format!("\nIdle, one source: {:.0} MB resident.\n", idle_megabytes(&cluster, &t1, &arguments.binary)?);
-    if let Some(folder) = &arguments.results {
-        let today = Command::new("date").arg("+%Y-%m-%d").output().map_err(io("date"))?;
-        let file = folder.join(format!("drain-{}.md", String::from_utf8_lossy(&today.stdout).trim()));
-        std::fs::create_dir_all(folder).map_err(io(folder.display().to_string()))?;
-        std::fs::write(&file, &report).map_err(io(file.display().to_string()))?;
-        eprintln!("written to {}", file.display());
-    }
-    Ok(report)
+/// What to drain, how often.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Rows of workload t2, in transactions of 100.
+    #[arg(long, default_value_t = 2_000_000)]
+    rows: u64,
+    /// Single-row transactions of workload t1.
+    #[arg(long, default_value_t = 200_000)]
+    transactions: u64,
+    /// Runs of each client per workload.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// The dbstreamd binary.
+    #[arg(long)]
+    binary: PathBuf,
+    #[command(flatten)]
+    output: Output,
 }
 
-fn compare(cluster: &Cluster, workload: &Workload, arguments: &DrainArguments) -> Result<String, LabError> {
+/// Runs the benchmark and publishes its report.
+pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
+    let mut machine = Machine::look();
+    let section = section(arguments, &mut machine)?;
+    publish("Draining a slot", &machine, &[section], &arguments.output)
+}
+
+/// Runs the benchmark.
+pub(crate) fn section(arguments: &Arguments, machine: &mut Machine) -> Result<Section, LabError> {
+    let cluster = Cluster::builder().setting("max_wal_size", "8GB").setting("autovacuum", "off").start()?;
+    machine.with("PostgreSQL", cluster.psql("postgres", "SELECT current_setting('server_version')")?);
+    let mut text = format!("## Draining a slot\n\nLoopback TCP, {} runs each, in turn.\n\n", arguments.runs);
+    eprintln!("writing {} rows in transactions of 100 …", arguments.rows);
+    let t2 = Workload::t2(&cluster, arguments.rows)?;
+    text += &compare(&cluster, &t2, arguments)?;
+    eprintln!("writing {} transactions of one row …", arguments.transactions);
+    let t1 = Workload::t1(&cluster, arguments.transactions)?;
+    text += "\n";
+    text += &compare(&cluster, &t1, arguments)?;
+    text += &format!("\nIdle, one source: {:.0} MB resident.\n", idle_megabytes(&cluster, &t1, &arguments.binary)?);
+    Ok(Section {
+        name: "drain",
+        text,
+        findings: Vec::new(),
+        plots: Vec::new(),
+        data: Value::Null,
+        failures: Vec::new(),
+    })
+}
+
+fn compare(cluster: &Cluster, workload: &Workload, arguments: &Arguments) -> Result<String, LabError> {
     let pgoutput_bytes = pgoutput_bytes(cluster, workload)?;
     let mut reference = Series { client: "pg_recvlogical -f /dev/null", runs: Vec::new() };
     let mut ours = Series { client: "dbstreamd serve", runs: Vec::new() };
@@ -129,13 +148,13 @@ fn pgoutput_bytes(cluster: &Cluster, workload: &Workload) -> Result<u64, LabErro
 fn dbstreamd(cluster: &Cluster, workload: &Workload, slot: &str, binary: &Path) -> Result<Run, LabError> {
     let folder = tempfile::tempdir().map_err(io("temporary folder"))?;
     let started = Instant::now();
-    let daemon = Daemon::start(cluster, workload, slot, binary, folder.path())?;
-    daemon.wait_for(workload.events)?;
+    let mut daemon = start(cluster, workload, slot, binary, folder.path())?;
+    daemon.wait_visible(workload.events)?;
     let seconds = started.elapsed().as_secs_f64();
-    let pid = daemon.child.id();
+    let pid = daemon.pid();
     let client_cpu = procfs::cpu_seconds(pid)?;
     let peak_rss = procfs::peak_rss(pid)?;
-    let log_bytes = procfs::folder_bytes(&folder.path().join("data"));
+    let log_bytes = procfs::folder_bytes(daemon.data());
     daemon.stop()?;
     Ok(Run { seconds, client_cpu, server_cpu: 0.0, peak_rss, log_bytes })
 }
@@ -146,9 +165,9 @@ fn idle_megabytes(cluster: &Cluster, workload: &Workload, binary: &Path) -> Resu
     let slot = "lab_idle";
     let create = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
     cluster.psql(&workload.database, &create)?;
-    let daemon = Daemon::start(cluster, workload, slot, binary, folder.path())?;
+    let mut daemon = start(cluster, workload, slot, binary, folder.path())?;
     daemon.wait_streaming()?;
-    let rss = procfs::rss(daemon.child.id())?;
+    let rss = procfs::rss(daemon.pid())?;
     daemon.stop()?;
     workload.drop_slot(cluster, slot)?;
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
@@ -156,94 +175,7 @@ fn idle_megabytes(cluster: &Cluster, workload: &Workload, binary: &Path) -> Resu
     Ok(megabytes)
 }
 
-/// A `dbstreamd serve` that drains one slot; killed when dropped.
-struct Daemon {
-    child: Child,
-    http: String,
-}
-
-impl Daemon {
-    fn start(
-        cluster: &Cluster,
-        workload: &Workload,
-        slot: &str,
-        binary: &Path,
-        folder: &Path,
-    ) -> Result<Self, LabError> {
-        let (grpc, http) = (free_address()?, free_address()?);
-        let config = folder.join("dbstreamd.toml");
-        let text = format!(
-            "[[source]]\nname = \"lab\"\nurl = \"{}\"\nslot = \"{slot}\"\npublication = \"{}\"\ncreate_slot = false\ncreate_publication = false\n",
-            cluster.url(&workload.database),
-            workload.publication
-        );
-        std::fs::write(&config, text).map_err(io(config.display().to_string()))?;
-        let child = Command::new(binary)
-            .arg("serve")
-            .arg("--config")
-            .arg(&config)
-            .arg("--data-dir")
-            .arg(folder.join("data"))
-            .args(["--grpc", &grpc, "--http", &http])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(io(binary.display().to_string()))?;
-        Ok(Self { child, http })
-    }
-
-    fn wait_for(&self, offset: u64) -> Result<(), LabError> {
-        self.wait("the last event to be visible", |stream| stream["visible_offset"].as_u64() >= Some(offset))
-    }
-
-    fn wait_streaming(&self) -> Result<(), LabError> {
-        self.wait("STREAMING", |stream| stream["state"] == "STREAMING")
-    }
-
-    fn wait(&self, what: &str, reached: impl Fn(&Value) -> bool) -> Result<(), LabError> {
-        let started = Instant::now();
-        while started.elapsed() < PATIENCE {
-            let answer: Value =
-                get(&self.http, "/v1/streams").and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default();
-            let stream = answer.pointer("/streams/0").unwrap_or(&Value::Null);
-            if stream.get("state").is_some_and(|state| state == "FAILED") {
-                return Err(LabError::Failed(format!("dbstreamd: {}", stream["error"])));
-            }
-            if reached(stream) {
-                return Ok(());
-            }
-            std::thread::sleep(POLL);
-        }
-        Err(LabError::Failed(format!("dbstreamd: waited in vain for {what}")))
-    }
-
-    fn stop(mut self) -> Result<(), LabError> {
-        let terminated = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);
-        let status = self.child.wait().map_err(io("dbstreamd"))?;
-        if terminated.is_ok() && status.success() {
-            return Ok(());
-        }
-        Err(LabError::Failed(format!("dbstreamd did not stop cleanly: {status}")))
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // After a clean stop there is nothing left to kill.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn get(address: &str, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
-}
-
-fn free_address() -> Result<String, LabError> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(io("a free port"))?;
-    Ok(listener.local_addr().map_err(io("a free port"))?.to_string())
+fn start(cluster: &Cluster, workload: &Workload, slot: &str, binary: &Path, folder: &Path) -> Result<Daemon, LabError> {
+    let (url, publication) = (cluster.url(&workload.database), &workload.publication);
+    Daemon::start(&Setup { binary, folder, url: &url, slot, publication, config: "" })
 }

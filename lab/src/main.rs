@@ -1,20 +1,25 @@
-//! `dbstreamd-lab drain`: how fast a slot is drained, side by side with `pg_recvlogical`, on this machine, now.
+//! `dbstreamd-lab`: benchmarks of dbstreamd against others on this machine, now, each side by side with its references.
 //!
-//! Both drain the same WAL (copies of one slot), in turn, several times; medians and ratios are reported with CPU time of
-//! client and server and the client's peak memory. Absolute figures do not carry over to another machine or day.
+//! Absolute figures do not carry over to another machine or day; ratios of one invocation do. One module and one
+//! subcommand per benchmark; each gives a [`report::Section`], and `report::publish` makes the report of them.
 
+mod daemon;
 mod drain;
+mod error;
+mod floors;
+mod machine;
 mod procfs;
+mod proto;
 mod report;
+mod series;
 mod workload;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "dbstreamd-lab", about = "Benchmarks of dbstreamd against PostgreSQL's own client")]
+#[command(name = "dbstreamd-lab", about = "Benchmarks of dbstreamd against PostgreSQL's own client and others")]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -23,53 +28,15 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Drain the same WAL with pg_recvlogical and with dbstreamd (durable log on), in turn.
-    Drain(DrainArguments),
-}
-
-/// What to drain, how often.
-#[derive(clap::Args)]
-struct DrainArguments {
-    /// Rows of workload t2, in transactions of 100.
-    #[arg(long, default_value_t = 2_000_000)]
-    rows: u64,
-    /// Single-row transactions of workload t1.
-    #[arg(long, default_value_t = 200_000)]
-    transactions: u64,
-    /// Runs of each client per workload.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
-    /// The dbstreamd binary.
-    #[arg(long)]
-    binary: PathBuf,
-    /// Folder for the markdown report; none: only print it.
-    #[arg(long)]
-    results: Option<PathBuf>,
-}
-
-/// Why a benchmark could not be run.
-#[derive(Debug, thiserror::Error)]
-enum LabError {
-    #[error(transparent)]
-    Cluster(#[from] dbstreamd_throwaway::ThrowawayError),
-    #[error("{what}: {error}")]
-    Io { what: String, error: std::io::Error },
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// Names what was being done when an I/O error happened.
-fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> LabError {
-    let what = what.into();
-    move |error| LabError::Io { what, error }
+    Drain(drain::Arguments),
 }
 
 fn main() -> ExitCode {
-    let Arguments { command: Command::Drain(arguments) } = Arguments::parse();
-    match drain::run(&arguments) {
-        Ok(report) => {
-            println!("{report}");
-            ExitCode::SUCCESS
-        }
+    let done = match Arguments::parse().command {
+        Command::Drain(arguments) => drain::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE

@@ -2,7 +2,7 @@
 
 use dbstreamd_throwaway::Cluster;
 
-use crate::LabError;
+use crate::error::LabError;
 
 /// A workload that lies in the WAL, behind a slot that nobody drains.
 pub(crate) struct Workload {
