@@ -7,19 +7,47 @@ mod daemon;
 mod drain;
 mod error;
 mod floors;
+mod idle;
+mod judge;
 mod machine;
+mod meter;
+mod plot;
 mod procfs;
 mod proto;
+mod receiver;
+mod references;
 mod report;
-mod series;
+mod subscriber;
 mod workload;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::error::LabError;
+use crate::machine::Machine;
+
+const EXAMPLES: &str = "\
+Examples:
+  Everything, as `make bench` does it (about three quarters of an hour):
+    dbstreamd-lab all --binary target/release/dbstreamd --results lab/results
+  A quick look at one workload (half a minute):
+    dbstreamd-lab drain --binary target/release/dbstreamd --rows 100000 --runs 1 --workloads t2 \\
+      --clients pg-recvlogical,dbstreamd --transports tcp
+  Does all of it work at all, as CI asks (ratios of so few rows mean nothing):
+    dbstreamd-lab all --binary target/release/dbstreamd --rows 20000 --transactions 2000 --runs 1 --repeats 0
+  For programs:
+    dbstreamd-lab drain --binary target/release/dbstreamd --json > drain.json
+
+Set-up of the optional references (psycopg2, Debezium): make bench-setup";
+
 #[derive(Parser)]
-#[command(name = "dbstreamd-lab", about = "Benchmarks of dbstreamd against PostgreSQL's own client and others")]
+#[command(
+    name = "dbstreamd-lab",
+    about = "Benchmarks of dbstreamd against PostgreSQL's own client and others",
+    after_help = EXAMPLES
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -27,13 +55,46 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Drain the same WAL with pg_recvlogical and with dbstreamd (durable log on), in turn.
+    /// All benchmarks, one report.
+    All(All),
+    /// Drain the same WAL with dbstreamd and with others, in turn.
+    #[command(after_help = EXAMPLES)]
     Drain(drain::Arguments),
+    /// The memory of a daemon with one idle source.
+    Idle(idle::Arguments),
+    /// A client of the benchmarks: the raw receiver.
+    #[command(hide = true)]
+    Receive(receiver::Arguments),
+    /// A client of the benchmarks: the counting subscriber.
+    #[command(hide = true)]
+    Subscribe(subscriber::Arguments),
+}
+
+#[derive(clap::Args)]
+struct All {
+    /// The dbstreamd program.
+    #[arg(long)]
+    binary: PathBuf,
+    #[command(flatten)]
+    drain: drain::Grid,
+    #[command(flatten)]
+    output: report::Output,
+}
+
+fn all(arguments: &All) -> Result<(), LabError> {
+    let mut machine = Machine::look();
+    let sections =
+        [drain::section(&arguments.drain, &arguments.binary, &mut machine)?, idle::section(&arguments.binary)?];
+    report::publish("What dbstreamd does on this machine", &machine, &sections, &arguments.output)
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
+        Command::All(arguments) => all(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
+        Command::Idle(arguments) => idle::run(&arguments),
+        Command::Receive(arguments) => receiver::run(&arguments),
+        Command::Subscribe(arguments) => subscriber::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
