@@ -82,11 +82,6 @@ impl Daemon {
         &self.grpc
     }
 
-    /// `host:port` of its HTTP port.
-    pub(crate) fn http(&self) -> &str {
-        &self.http
-    }
-
     /// Its data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data

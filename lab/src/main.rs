@@ -17,6 +17,7 @@ mod proto;
 mod receiver;
 mod references;
 mod report;
+mod start;
 mod subscriber;
 mod workload;
 
@@ -36,7 +37,8 @@ Examples:
     dbstreamd-lab drain --binary target/release/dbstreamd --rows 100000 --runs 1 --workloads t2 \\
       --clients pg-recvlogical,dbstreamd --transports tcp
   Does all of it work at all, as CI asks (ratios of so few rows mean nothing):
-    dbstreamd-lab all --binary target/release/dbstreamd --rows 20000 --transactions 2000 --runs 1 --repeats 0
+    dbstreamd-lab all --binary target/release/dbstreamd \\
+      --rows 20000 --transactions 2000 --runs 1 --repeats 0 --log-bytes 50000000
   For programs:
     dbstreamd-lab drain --binary target/release/dbstreamd --json > drain.json
 
@@ -62,6 +64,8 @@ enum Command {
     Drain(drain::Arguments),
     /// The memory of a daemon with one idle source.
     Idle(idle::Arguments),
+    /// How long a daemon with a large log takes to start.
+    Start(start::Arguments),
     /// A client of the benchmarks: the raw receiver.
     #[command(hide = true)]
     Receive(receiver::Arguments),
@@ -78,13 +82,19 @@ struct All {
     #[command(flatten)]
     drain: drain::Grid,
     #[command(flatten)]
+    start: start::Size,
+    #[command(flatten)]
     output: report::Output,
 }
 
 fn all(arguments: &All) -> Result<(), LabError> {
     let mut machine = Machine::look();
-    let sections =
-        [drain::section(&arguments.drain, &arguments.binary, &mut machine)?, idle::section(&arguments.binary)?];
+    let binary = &arguments.binary;
+    let sections = [
+        drain::section(&arguments.drain, binary, &mut machine)?,
+        idle::section(binary)?,
+        start::section(binary, &arguments.start)?,
+    ];
     report::publish("What dbstreamd does on this machine", &machine, &sections, &arguments.output)
 }
 
@@ -93,6 +103,7 @@ fn main() -> ExitCode {
         Command::All(arguments) => all(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Idle(arguments) => idle::run(&arguments),
+        Command::Start(arguments) => start::run(&arguments),
         Command::Receive(arguments) => receiver::run(&arguments),
         Command::Subscribe(arguments) => subscriber::run(&arguments),
     };
