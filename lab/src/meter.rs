@@ -177,6 +177,18 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_is_nobodys_child_here_is_foreign() {
+        let meter = Meter::start(std::process::id()).unwrap();
+        // Its parent ends at once, so it is adopted by another process than this one. Others on the machine only add to it.
+        let burn = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; echo done";
+        let script = format!("(setsid sh -c '{burn}') & exit 0");
+        let output = Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "done");
+        let window = meter.stop().unwrap();
+        assert!(window.foreign_cores > 0.2, "{}", window.foreign_cores);
+    }
+
+    #[test]
     fn a_client_that_fails_is_quoted() {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "echo out of luck >&2; exit 3"]);
