@@ -9,6 +9,9 @@ use crate::error::{LabError, io};
 /// The flag of the kernel's own threads, in its sched.h.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
+/// How often the table of processes is read before it is taken as it is.
+const ATTEMPTS: usize = 20;
+
 /// CPU seconds a process used, with those of its children that ended and were waited for.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, LabError> {
     let path = format!("/proc/{pid}/stat");
@@ -34,37 +37,66 @@ struct Process {
 }
 
 impl Snapshot {
-    /// Looks now. Costs some 20 µs per process of the machine.
+    /// Looks now. Costs some 20 µs per process of the machine, twice that when one below this process ends meanwhile.
+    ///
+    /// A process that ends while the table is read can be missing in it and in its parent's account, or be in both: such
+    /// a table is read again if the process is this one's descendant, or may have been.
     pub(crate) fn take() -> Result<Self, LabError> {
-        let mut processes = HashMap::new();
-        for entry in std::fs::read_dir("/proc").map_err(io("/proc"))?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            // One that ends between listing and looking is in its parent's account, or was nobody's.
-            let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-            processes.extend(Process::parse(&stat).map(|process| (pid, process)));
+        Self::settled(std::process::id(), pids, Self::read)
+    }
+
+    /// Lists, reads and lists again until nobody below `own` ended meanwhile.
+    fn settled(
+        own: u32,
+        mut list: impl FnMut() -> Result<Vec<u32>, LabError>,
+        mut read: impl FnMut(&[u32]) -> Result<Self, LabError>,
+    ) -> Result<Self, LabError> {
+        for _ in 1..ATTEMPTS {
+            let before = list()?;
+            let snapshot = read(&before)?;
+            let after = list()?;
+            let ended = |pid: &u32| match snapshot.processes.get(pid) {
+                None => true,
+                Some(_) => after.binary_search(pid).is_err() && snapshot.is_below(*pid, own),
+            };
+            if !before.iter().any(ended) {
+                return Ok(snapshot);
+            }
         }
+        // Others' processes come and go all the time; the last one is as good as it gets.
+        read(&list()?)
+    }
+
+    fn read(pids: &[u32]) -> Result<Self, LabError> {
+        let process = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            Some((*pid, Process::parse(&stat)?))
+        };
+        let processes = pids.iter().filter_map(process).collect();
         let stat = std::fs::read_to_string("/proc/stat").map_err(io("/proc/stat"))?;
         Ok(Self { processes, busy_ticks: busy_ticks(&stat), at: Instant::now() })
     }
 
     /// CPU seconds of a process and everything below it, with what ended and was waited for.
     pub(crate) fn tree_seconds(&self, root: u32) -> f64 {
-        let below = |pid: u32| {
-            let mut pid = pid;
-            // A parent can die while the table is read; no chain is longer than the table.
-            for _ in 0..self.processes.len() {
-                if pid == root {
-                    return true;
-                }
-                match self.processes.get(&pid) {
-                    Some(process) => pid = process.parent,
-                    None => return false,
-                }
+        let tree = self.processes.iter().filter(|(pid, _)| self.is_below(**pid, root));
+        ticks_to_seconds(tree.map(|(_, process)| process.ticks).sum())
+    }
+
+    /// Whether a process is `root` or a descendant of it.
+    fn is_below(&self, pid: u32, root: u32) -> bool {
+        let mut pid = pid;
+        // A parent can die while the table is read; no chain is longer than the table.
+        for _ in 0..self.processes.len() {
+            if pid == root {
+                return true;
             }
-            false
-        };
-        let ticks = self.processes.iter().filter(|(pid, _)| below(**pid)).map(|(_, process)| process.ticks).sum();
-        ticks_to_seconds(ticks)
+            match self.processes.get(&pid) {
+                Some(process) => pid = process.parent,
+                None => return false,
+            }
+        }
+        false
     }
 
     /// CPU seconds of the kernel's own threads, which work for whoever writes files; zero where they cannot be seen.
@@ -81,6 +113,14 @@ impl Snapshot {
     pub(crate) fn busy_seconds(&self) -> f64 {
         ticks_to_seconds(self.busy_ticks)
     }
+}
+
+/// The processes there are, in order.
+fn pids() -> Result<Vec<u32>, LabError> {
+    let entries = std::fs::read_dir("/proc").map_err(io("/proc"))?.flatten();
+    let mut pids: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    Ok(pids)
 }
 
 impl Process {
@@ -180,6 +220,39 @@ mod tests {
         let snapshot = Snapshot { processes, busy_ticks: 0, at: Instant::now() };
         assert!((snapshot.tree_seconds(10) * ticks_per_second() - 700.0).abs() < 1e-6);
         assert!((snapshot.tree_seconds(12) * ticks_per_second() - 400.0).abs() < 1e-6);
+    }
+
+    /// The processes listed, those that could be read with their parents, and those listed behind.
+    type Turn = (&'static [u32], &'static [(u32, u32)], &'static [u32]);
+
+    fn settled(turns: &[Turn]) -> Snapshot {
+        let mut lists = turns.iter().flat_map(|(before, _, after)| [before.to_vec(), after.to_vec()]);
+        let mut reads = turns.iter().map(|(_, read, _)| read);
+        let read = |_: &[u32]| {
+            let process = |(pid, parent): &(u32, u32)| (*pid, Process { parent: *parent, kernel: false, ticks: 1 });
+            let processes = reads.next().unwrap().iter().map(process).collect();
+            Ok(Snapshot { processes, busy_ticks: 0, at: Instant::now() })
+        };
+        Snapshot::settled(10, || Ok(lists.next().unwrap()), read).unwrap()
+    }
+
+    #[test]
+    fn a_table_during_which_a_descendant_ended_is_read_again() {
+        // It was gone before it was read, when its parent had been read already: its account would be lost.
+        let lost: Turn = (&[10, 11, 12], &[(10, 1), (11, 10)], &[10, 11]);
+        // It was read, and may be in its parent's account as well.
+        let doubled: Turn = (&[10, 11, 12], &[(10, 1), (11, 10), (12, 11)], &[10, 11]);
+        let quiet: Turn = (&[10, 11], &[(10, 1), (11, 10)], &[10, 11, 13]);
+        for turns in [[lost, quiet], [doubled, quiet]] {
+            assert_eq!(settled(&turns).processes.len(), 2);
+        }
+        assert!(!settled(&[doubled, quiet]).processes.contains_key(&12));
+    }
+
+    #[test]
+    fn a_strangers_end_does_not_matter() {
+        let stranger: Turn = (&[10, 20], &[(10, 1), (20, 1)], &[10]);
+        assert_eq!(settled(&[stranger]).processes.len(), 2);
     }
 
     #[test]
