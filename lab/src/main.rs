@@ -4,6 +4,7 @@
 //! client and server and the client's peak memory. Absolute figures do not carry over to another machine or day.
 
 mod drain;
+mod latency;
 mod procfs;
 mod report;
 mod workload;
@@ -24,6 +25,8 @@ struct Arguments {
 enum Command {
     /// Drain the same WAL with pg_recvlogical and with dbstreamd (durable log on), in turn.
     Drain(DrainArguments),
+    /// Time from commit-return to delivery, beside a raw receiver.
+    Latency(latency::LatencyArguments),
 }
 
 /// What to drain, how often.
@@ -64,8 +67,11 @@ fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> LabError {
 }
 
 fn main() -> ExitCode {
-    let Arguments { command: Command::Drain(arguments) } = Arguments::parse();
-    match drain::run(&arguments) {
+    let report = match Arguments::parse().command {
+        Command::Drain(arguments) => drain::run(&arguments),
+        Command::Latency(arguments) => latency::run(&arguments),
+    };
+    match report {
         Ok(report) => {
             println!("{report}");
             ExitCode::SUCCESS

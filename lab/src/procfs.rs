@@ -14,8 +14,9 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, LabError> {
     Ok(ticks / ticks_per_second())
 }
 
+/// The unit of the kernel's accounts.
 #[allow(unsafe_code)]
-fn ticks_per_second() -> f64 {
+pub(crate) fn ticks_per_second() -> f64 {
     // SAFETY: sysconf has no preconditions.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     #[expect(clippy::cast_precision_loss, reason = "it is 100")]

@@ -1,0 +1,33 @@
+//! What an fdatasync costs: appends of 8 KB to a file that grows, as a write-ahead log does.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use crate::{LabError, io};
+
+const APPEND_BYTES: usize = 8 * 1024;
+const APPENDS: u32 = 2000;
+
+/// Appends, each synced; with a pace not more often than that. Gives how long each took, sorted.
+pub(super) fn fdatasync_paced(pace: Option<Duration>) -> Result<Vec<Duration>, LabError> {
+    let mut file = tempfile::tempfile().map_err(io("a temporary file"))?;
+    let block = vec![0x5a; APPEND_BYTES];
+    let started = Instant::now();
+    let mut times = Vec::new();
+    for number in 0..APPENDS {
+        if let Some(pace) = pace {
+            std::thread::sleep((started + pace * number).saturating_duration_since(Instant::now()));
+        }
+        let begun = Instant::now();
+        file.write_all(&block).and_then(|()| file.sync_data()).map_err(io("append to a temporary file"))?;
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+/// Median and 99th percentile in microseconds.
+pub(super) fn quantiles(sorted: &[Duration]) -> (f64, f64) {
+    let micros: Vec<f64> = sorted.iter().map(|time| time.as_secs_f64() * 1e6).collect();
+    (super::figures::quantile(&micros, 0.5), super::figures::quantile(&micros, 0.99))
+}
