@@ -10,7 +10,7 @@ const APPENDS: u32 = 2000;
 
 /// Appends, each synced; with a pace not more often than that. Gives how long each took, sorted.
 pub(super) fn fdatasync_paced(pace: Option<Duration>) -> Result<Vec<Duration>, LabError> {
-    let mut file = tempfile::tempfile().map_err(io("a temporary file"))?;
+    let mut file = tempfile::NamedTempFile::new().map_err(io("a temporary file"))?;
     let block = vec![0x5a; APPEND_BYTES];
     let started = Instant::now();
     let mut times = Vec::new();
@@ -19,7 +19,7 @@ pub(super) fn fdatasync_paced(pace: Option<Duration>) -> Result<Vec<Duration>, L
             std::thread::sleep((started + pace * number).saturating_duration_since(Instant::now()));
         }
         let begun = Instant::now();
-        file.write_all(&block).and_then(|()| file.sync_data()).map_err(io("append to a temporary file"))?;
+        file.write_all(&block).and_then(|()| file.as_file().sync_data()).map_err(io("append to a temporary file"))?;
         times.push(begun.elapsed());
     }
     times.sort_unstable();

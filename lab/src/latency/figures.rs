@@ -7,9 +7,15 @@ use std::time::Instant;
 use super::LatencyArguments;
 use crate::{LabError, io, procfs};
 
-/// The daemon's histograms, in the order of an event's way.
-const STEPS: [&str; 5] =
-    ["send_to_receive", "receive_to_append", "append_to_fsync", "fsync_to_visible", "visible_to_sent"];
+/// The daemon's histograms, in the order of an event's way; the write with its fsync is the end of the step before it.
+const STEPS: [(&str, &str); 6] = [
+    ("dbstreamd_latency_send_to_receive_seconds", "sent by the server → received"),
+    ("dbstreamd_latency_receive_to_append_seconds", "received → handed to the writer"),
+    ("dbstreamd_latency_append_to_fsync_seconds", "handed to the writer → fsynced"),
+    ("dbstreamd_log_flush_seconds", "(of that, write and fsync)"),
+    ("dbstreamd_latency_fsync_to_visible_seconds", "fsynced → visible"),
+    ("dbstreamd_latency_visible_to_sent_seconds", "visible → at the subscriber's connection"),
+];
 
 /// Achieved below this share of the wanted rate, a run says nothing about that rate.
 const RATE_SHARE_MIN: f64 = 0.95;
@@ -168,8 +174,8 @@ fn steps_table(daemons: &[Contender]) -> String {
     }
     out += "\n|---|";
     out += &"---|".repeat(daemons.len());
-    for (index, step) in STEPS.iter().enumerate() {
-        let _ = write!(out, "\n| {} |", step.replace('_', " "));
+    for (index, (_, step)) in STEPS.iter().enumerate() {
+        let _ = write!(out, "\n| {step} |");
         for way in daemons {
             let of = |figure: fn(&(f64, f64)) -> f64| way.median(|run| run.steps.get(index).map_or(f64::NAN, figure));
             let _ = write!(out, " {:.0} ({:.0}) |", of(|step| step.0), of(|step| step.1));
@@ -180,8 +186,8 @@ fn steps_table(daemons: &[Contender]) -> String {
 
 /// What the daemon's histograms counted between two looks at `/metrics`.
 pub(super) fn steps(before: &str, after: &str) -> Vec<(f64, f64)> {
-    let of = |step: &&str| {
-        let (before, after) = (Histogram::find(before, step), Histogram::find(after, step));
+    let of = |(name, _): &(&str, &str)| {
+        let (before, after) = (Histogram::find(before, name), Histogram::find(after, name));
         after.since(&before).figures()
     };
     STEPS.iter().map(of).collect()
@@ -197,10 +203,9 @@ struct Histogram {
 }
 
 impl Histogram {
-    fn find(metrics: &str, step: &str) -> Self {
+    fn find(metrics: &str, name: &str) -> Self {
         let mut found = Self::default();
-        let name = format!("dbstreamd_latency_{step}_seconds_");
-        for line in metrics.lines().filter_map(|line| line.strip_prefix(&name)) {
+        for line in metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('_')) {
             let Some((what, value)) = line.rsplit_once(' ') else { continue };
             let value = value.parse().unwrap_or(0.0);
             if what.starts_with("sum") {
