@@ -1,12 +1,24 @@
-//! `dbstreamd-lab drain`: how fast a slot is drained, side by side with `pg_recvlogical`, on this machine, now.
+//! `dbstreamd-lab`: benchmarks of dbstreamd against others on this machine, now, each side by side with its references.
 //!
-//! Both drain the same WAL (copies of one slot), in turn, several times; medians and ratios are reported with CPU time of
-//! client and server and the client's peak memory. Absolute figures do not carry over to another machine or day.
+//! Absolute figures do not carry over to another machine or day; ratios of one invocation do. One module and one
+//! subcommand per benchmark; each gives a [`report::Section`], and `report::publish` makes the report of them.
 
+mod daemon;
 mod drain;
+mod error;
+mod floors;
+mod idle;
+mod judge;
 mod latency;
+mod machine;
+mod meter;
+mod plot;
 mod procfs;
+mod proto;
+mod receiver;
+mod references;
 mod report;
+mod subscriber;
 mod workload;
 
 use std::path::PathBuf;
@@ -14,8 +26,29 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::error::LabError;
+use crate::machine::Machine;
+
+const EXAMPLES: &str = "\
+Examples:
+  Everything, as `make bench` does it (about three quarters of an hour):
+    dbstreamd-lab all --binary target/release/dbstreamd --results lab/results
+  A quick look at one workload (half a minute):
+    dbstreamd-lab drain --binary target/release/dbstreamd --rows 100000 --runs 1 --workloads t2 \\
+      --clients pg-recvlogical,dbstreamd --transports tcp
+  Does all of it work at all, as CI asks (ratios of so few rows mean nothing):
+    dbstreamd-lab all --binary target/release/dbstreamd --rows 20000 --transactions 2000 --runs 1 --repeats 0
+  For programs:
+    dbstreamd-lab drain --binary target/release/dbstreamd --json > drain.json
+
+Set-up of the optional references (psycopg2, Debezium): make bench-setup";
+
 #[derive(Parser)]
-#[command(name = "dbstreamd-lab", about = "Benchmarks of dbstreamd against PostgreSQL's own client")]
+#[command(
+    name = "dbstreamd-lab",
+    about = "Benchmarks of dbstreamd against PostgreSQL's own client and others",
+    after_help = EXAMPLES
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -23,59 +56,61 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Drain the same WAL with pg_recvlogical and with dbstreamd (durable log on), in turn.
-    Drain(DrainArguments),
-    /// Time from commit-return to delivery, beside a raw receiver.
-    Latency(latency::LatencyArguments),
+    /// All benchmarks, one report.
+    All(All),
+    /// Drain the same WAL with dbstreamd and with others, in turn.
+    #[command(after_help = EXAMPLES)]
+    Drain(drain::Arguments),
+    /// The memory of a daemon with one idle source.
+    Idle(idle::Arguments),
+    /// The time from the return of a commit to its delivery, beside a raw receiver and an fdatasync.
+    Latency(latency::Arguments),
+    /// A client of the benchmarks: the raw receiver.
+    #[command(hide = true)]
+    Receive(receiver::Arguments),
+    /// A client of the benchmarks: the counting subscriber.
+    #[command(hide = true)]
+    Subscribe(subscriber::Arguments),
 }
 
-/// What to drain, how often.
 #[derive(clap::Args)]
-struct DrainArguments {
-    /// Rows of workload t2, in transactions of 100.
-    #[arg(long, default_value_t = 2_000_000)]
-    rows: u64,
-    /// Single-row transactions of workload t1.
-    #[arg(long, default_value_t = 200_000)]
-    transactions: u64,
-    /// Runs of each client per workload.
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
-    /// The dbstreamd binary.
+struct All {
+    /// The dbstreamd program.
     #[arg(long)]
     binary: PathBuf,
-    /// Folder for the markdown report; none: only print it.
-    #[arg(long)]
-    results: Option<PathBuf>,
+    #[command(flatten)]
+    drain: drain::Grid,
+    #[command(flatten)]
+    latency: latency::Pace,
+    #[command(flatten)]
+    output: report::Output,
 }
 
-/// Why a benchmark could not be run.
-#[derive(Debug, thiserror::Error)]
-enum LabError {
-    #[error(transparent)]
-    Cluster(#[from] dbstreamd_throwaway::ThrowawayError),
-    #[error("{what}: {error}")]
-    Io { what: String, error: std::io::Error },
-    #[error("{0}")]
-    Failed(String),
-}
-
-/// Names what was being done when an I/O error happened.
-fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> LabError {
-    let what = what.into();
-    move |error| LabError::Io { what, error }
+fn all(arguments: &All) -> Result<(), LabError> {
+    let mut machine = Machine::look();
+    let sections = [
+        drain::section(&arguments.drain, &arguments.binary, &mut machine)?,
+        latency::section(
+            &arguments.latency,
+            &arguments.drain.rules(),
+            &[("dbstreamd".into(), arguments.binary.clone())],
+        )?,
+        idle::section(&arguments.binary)?,
+    ];
+    report::publish("What dbstreamd does on this machine", &machine, &sections, &arguments.output)
 }
 
 fn main() -> ExitCode {
-    let report = match Arguments::parse().command {
+    let done = match Arguments::parse().command {
+        Command::All(arguments) => all(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
+        Command::Idle(arguments) => idle::run(&arguments),
         Command::Latency(arguments) => latency::run(&arguments),
+        Command::Receive(arguments) => receiver::run(&arguments),
+        Command::Subscribe(arguments) => subscriber::run(&arguments),
     };
-    match report {
-        Ok(report) => {
-            println!("{report}");
-            ExitCode::SUCCESS
-        }
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE

@@ -1,22 +1,96 @@
-//! What the kernel accounts to a process (Linux, proc(5)).
+//! What the kernel accounts to processes and to the machine (Linux, proc(5)).
 
+use std::collections::HashMap;
 use std::path::Path;
 
-use crate::{LabError, io};
+use crate::error::{LabError, io};
 
 /// CPU seconds a process used, with those of its children that ended and were waited for.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, LabError> {
     let path = format!("/proc/{pid}/stat");
-    let stat = std::fs::read_to_string(&path).map_err(io(path))?;
-    // The command's name, in parentheses, may hold anything; fields are counted behind it.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks: f64 = (11..15).filter_map(|field| fields.get(field)?.parse::<f64>().ok()).sum();
-    Ok(ticks / ticks_per_second())
+    let stat = std::fs::read_to_string(&path).map_err(io(path.clone()))?;
+    let process = Process::parse(&stat).ok_or_else(|| LabError::Failed(format!("{path} cannot be read: {stat}")))?;
+    Ok(ticks_to_seconds(process.ticks))
 }
 
-/// The unit of the kernel's accounts.
+/// All processes, and the machine's busy time, at one moment.
+pub(crate) struct Snapshot {
+    processes: HashMap<u32, Process>,
+    busy_ticks: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Process {
+    parent: u32,
+    /// Its own, and its children's that ended and were waited for.
+    ticks: u64,
+}
+
+impl Snapshot {
+    /// Looks now. Costs some 20 µs per process of the machine.
+    pub(crate) fn take() -> Result<Self, LabError> {
+        let mut processes = HashMap::new();
+        for entry in std::fs::read_dir("/proc").map_err(io("/proc"))?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            // One that ends between listing and looking is in its parent's account, or was nobody's.
+            let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+            processes.extend(Process::parse(&stat).map(|process| (pid, process)));
+        }
+        let stat = std::fs::read_to_string("/proc/stat").map_err(io("/proc/stat"))?;
+        Ok(Self { processes, busy_ticks: busy_ticks(&stat) })
+    }
+
+    /// CPU seconds of a process and everything below it, with what ended and was waited for.
+    pub(crate) fn tree_seconds(&self, root: u32) -> f64 {
+        let below = |pid: u32| {
+            let mut pid = pid;
+            // A parent can die while the table is read; no chain is longer than the table.
+            for _ in 0..self.processes.len() {
+                if pid == root {
+                    return true;
+                }
+                match self.processes.get(&pid) {
+                    Some(process) => pid = process.parent,
+                    None => return false,
+                }
+            }
+            false
+        };
+        let ticks = self.processes.iter().filter(|(pid, _)| below(**pid)).map(|(_, process)| process.ticks).sum();
+        ticks_to_seconds(ticks)
+    }
+
+    /// CPU seconds the machine was busy since it started, all cores together, time stolen by its host included.
+    pub(crate) fn busy_seconds(&self) -> f64 {
+        ticks_to_seconds(self.busy_ticks)
+    }
+}
+
+impl Process {
+    fn parse(stat: &str) -> Option<Self> {
+        // The command's name, in parentheses, may hold anything; fields are counted behind it.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let times = fields.get(11..15)?;
+        let ticks = times.iter().map(|time| time.parse::<u64>().ok()).sum::<Option<u64>>()?;
+        Some(Self { parent: fields.get(1)?.parse().ok()?, ticks })
+    }
+}
+
+/// The first line of /proc/stat: everything but idle, waiting for the disk, and guests (who are in `user` already).
+fn busy_ticks(stat: &str) -> u64 {
+    let line = stat.lines().next().unwrap_or_default();
+    let times = line.split_whitespace().skip(1).enumerate().filter(|(at, _)| matches!(at, 0..=2 | 5..=7));
+    times.filter_map(|(_, time)| time.parse::<u64>().ok()).sum()
+}
+
+fn ticks_to_seconds(ticks: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "2^53 ticks are three million years")]
+    let ticks = ticks as f64;
+    ticks / ticks_per_second()
+}
+
 #[allow(unsafe_code)]
-pub(crate) fn ticks_per_second() -> f64 {
+fn ticks_per_second() -> f64 {
     // SAFETY: sysconf has no preconditions.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     #[expect(clippy::cast_precision_loss, reason = "it is 100")]
@@ -54,15 +128,45 @@ pub(crate) fn folder_bytes(dir: &Path) -> u64 {
     entries.flatten().map(size).sum()
 }
 
-/// Processor model, cores, memory and kernel, for the report.
-pub(crate) fn machine() -> String {
-    let field = |file: &str, key: &str| {
-        let text = std::fs::read_to_string(file).unwrap_or_default();
-        text.lines().find(|line| line.starts_with(key)).and_then(|line| Some(line.split_once(':')?.1.trim().to_owned()))
-    };
-    let model = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown processor".into());
-    let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("{cores} × {model}, {memory} memory, Linux {}", kernel.trim())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_read_behind_a_name_that_holds_anything() {
+        let stat = "7 (a ) b) S 3 7 7 0 -1 0 0 0 0 0 11 12 13 14 20 0 1 0 5";
+        let process = Process::parse(stat).unwrap();
+        assert_eq!((process.parent, process.ticks), (3, 50));
+        assert!(Process::parse("7 (short) S 3").is_none());
+    }
+
+    #[test]
+    fn busy_is_neither_idle_nor_waiting_nor_counted_twice_for_guests() {
+        assert_eq!(busy_ticks("cpu  1 2 4 1000 1000 8 16 32 1000 1000\ncpu0 5 5 5 5 5 5 5 5 5 5\n"), 63);
+    }
+
+    #[test]
+    fn a_tree_is_a_process_and_all_below_it_and_nobody_else() {
+        let process = |parent, ticks| Process { parent, ticks };
+        let processes = HashMap::from([
+            (1, process(0, 1000)),
+            (10, process(1, 100)),
+            (11, process(10, 200)),
+            (12, process(11, 400)),
+            (20, process(1, 5000)),
+            // Its parent has gone.
+            (30, process(29, 9000)),
+        ]);
+        let snapshot = Snapshot { processes, busy_ticks: 0 };
+        assert!((snapshot.tree_seconds(10) * ticks_per_second() - 700.0).abs() < 1e-6);
+        assert!((snapshot.tree_seconds(12) * ticks_per_second() - 400.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_own_tree_is_never_more_than_the_machine() {
+        let snapshot = Snapshot::take().unwrap();
+        let own = snapshot.tree_seconds(std::process::id());
+        assert!(own <= snapshot.busy_seconds());
+        assert!(own <= cpu_seconds(std::process::id()).unwrap() + 1.0);
+    }
 }

@@ -1,75 +1,128 @@
-//! Medians, and the table they go into.
+//! What a benchmark found, and the report it goes into: markdown, plots, or JSON.
 
-use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
-use crate::workload::Workload;
+use serde::Serialize;
+use serde_json::{Value, json};
 
-/// One client's one run.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Run {
-    pub(crate) seconds: f64,
-    pub(crate) client_cpu: f64,
-    pub(crate) server_cpu: f64,
-    pub(crate) peak_rss: u64,
-    /// Bytes of the log when the last event was visible; 0 for a client that keeps none.
-    pub(crate) log_bytes: u64,
+use crate::error::{LabError, io};
+use crate::floors;
+use crate::machine::Machine;
+
+/// A figure that a floor may ask for, or why there is none.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Finding {
+    /// What it is, as in [`floors::FLOORS`].
+    pub(crate) key: &'static str,
+    /// The figure in the floor's unit; or why it is not given.
+    pub(crate) seen: Result<f64, String>,
 }
 
-/// All runs of one client over one workload.
-pub(crate) struct Series {
-    pub(crate) client: &'static str,
-    pub(crate) runs: Vec<Run>,
+/// A picture of a section.
+pub(crate) struct Plot {
+    /// Distinguishes it from the others of its section: lower case, no spaces.
+    pub(crate) name: String,
+    pub(crate) svg: String,
 }
 
-impl Series {
-    fn median(&self, field: impl Fn(&Run) -> f64) -> f64 {
-        median(self.runs.iter().map(field).collect())
+/// What one benchmark has to say.
+pub(crate) struct Section {
+    /// Names its files: lower case, no spaces.
+    pub(crate) name: &'static str,
+    /// Markdown with headings from the second level on.
+    pub(crate) text: String,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) plots: Vec<Plot>,
+    /// Everything measured, for programs.
+    pub(crate) data: Value,
+    /// What went wrong, if anything: a wrong count, a client that failed. The report is still written; the lab ends with an error.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Where reports go. Part of every benchmark's arguments.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Output {
+    /// Folder for the report (markdown) and its plots (SVG), with the date in their names; without it the report is only printed.
+    #[arg(long)]
+    pub(crate) results: Option<PathBuf>,
+    /// Print JSON instead of markdown.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Prints the sections with the machine and the floors, and stores them when a folder is named.
+pub(crate) fn publish(title: &str, machine: &Machine, sections: &[Section], output: &Output) -> Result<(), LabError> {
+    let findings: Vec<Finding> = sections.iter().flat_map(|section| section.findings.clone()).collect();
+    let name = sections.iter().map(|section| section.name).collect::<Vec<_>>().join("-");
+    let date = today()?;
+    let mut text = format!("# {title}\n\n{date}. {}\n", machine.text());
+    for section in sections {
+        text += "\n";
+        text += section.text.trim_end();
+        text += "\n";
+        if output.results.is_some() {
+            for plot in &section.plots {
+                text += &format!("\n![{}]({})\n", plot.name, plot_file(section.name, plot, &date));
+            }
+        }
     }
-
-    fn range(&self, field: impl Fn(&Run) -> f64) -> (f64, f64) {
-        let values = self.runs.iter().map(field);
-        values.fold((f64::INFINITY, 0.0), |(low, high), value| (low.min(value), high.max(value)))
+    text += "\n";
+    text += &floors::table(&findings);
+    if let Some(folder) = &output.results {
+        std::fs::create_dir_all(folder).map_err(io(folder.display().to_string()))?;
+        for section in sections {
+            for plot in &section.plots {
+                write(&folder.join(plot_file(section.name, plot, &date)), &plot.svg)?;
+            }
+        }
+        write(&folder.join(format!("{name}-{date}.md")), &text)?;
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The table of one workload. `series` are compared with the first.
-pub(crate) fn table(workload: &Workload, pgoutput_bytes: u64, series: &[Series]) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    let float = |value: u64| value as f64;
-    let events = float(workload.events);
-    let mut out = format!(
-        "### {}: {} rows in {} transactions, {:.0} MB of pgoutput\n\n\
-         | client | rows/s (median) | min … max | ratio | client CPU-s per 1M rows | server CPU-s | peak RSS MB | log / pgoutput |\n\
-         |---|---|---|---|---|---|---|---|\n",
-        workload.name,
-        workload.events,
-        workload.transactions,
-        float(pgoutput_bytes) / 1e6
-    );
-    let base = series.first().map_or(f64::NAN, |first| first.median(|run| run.seconds));
-    for one in series {
-        let seconds = one.median(|run| run.seconds);
-        let (fastest, slowest) = one.range(|run| run.seconds);
-        let log = one.median(|run| float(run.log_bytes)) / float(pgoutput_bytes);
-        // Formatting into a String cannot fail.
-        let _ = writeln!(
-            out,
-            "| {} | {:.0} k | {:.0} … {:.0} k | {:.2} | {:.2} | {:.2} | {:.0} | {} |",
-            one.client,
-            events / seconds / 1e3,
-            events / slowest / 1e3,
-            events / fastest / 1e3,
-            base / seconds,
-            one.median(|run| run.client_cpu) / events * 1e6,
-            one.median(|run| run.server_cpu),
-            one.median(|run| float(run.peak_rss)) / 1e6,
-            if log > 0.0 { format!("{log:.2}") } else { "–".into() },
+    if output.json {
+        let data: serde_json::Map<String, Value> =
+            sections.iter().map(|section| (section.name.to_owned(), section.data.clone())).collect();
+        println!(
+            "{:#}",
+            json!({ "date": date, "machine": machine, "benchmarks": data, "floors": floors::json(&findings) })
         );
+    } else {
+        println!("{text}");
     }
-    out
+    let failures: Vec<&str> = sections.iter().flat_map(|section| &section.failures).map(String::as_str).collect();
+    if failures.is_empty() { Ok(()) } else { Err(LabError::Failed(failures.join("; "))) }
+}
+
+fn plot_file(section: &str, plot: &Plot, date: &str) -> String {
+    format!("{section}-{}-{date}.svg", plot.name)
+}
+
+fn write(file: &Path, text: &str) -> Result<(), LabError> {
+    std::fs::write(file, text).map_err(io(file.display().to_string()))?;
+    eprintln!("written: {}", file.display());
+    Ok(())
+}
+
+fn today() -> Result<String, LabError> {
+    let output = std::process::Command::new("date").arg("+%Y-%m-%d").output().map_err(io("date"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// The middle of `values`; the mean of the two in the middle of an even number; none of none.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let upper = values.get(values.len() / 2)?;
+    let lower = values.get((values.len() - 1) / 2)?;
+    Some((lower + upper) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_whatever_the_order() {
+        assert_eq!(median([3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(median([]), None);
+    }
 }

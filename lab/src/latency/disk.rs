@@ -3,13 +3,14 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use crate::{LabError, io};
+use super::figures::{Disk, quantile};
+use crate::error::{LabError, io};
 
 const APPEND_BYTES: usize = 8 * 1024;
 const APPENDS: u32 = 2000;
 
 /// Appends, each synced; with a pace not more often than that. Gives how long each took, sorted.
-pub(super) fn fdatasync_paced(pace: Option<Duration>) -> Result<Vec<Duration>, LabError> {
+pub(super) fn fdatasyncs(pace: Option<Duration>) -> Result<Vec<Duration>, LabError> {
     let mut file = tempfile::NamedTempFile::new().map_err(io("a temporary file"))?;
     let block = vec![0x5a; APPEND_BYTES];
     let started = Instant::now();
@@ -26,8 +27,8 @@ pub(super) fn fdatasync_paced(pace: Option<Duration>) -> Result<Vec<Duration>, L
     Ok(times)
 }
 
-/// Median and 99th percentile in microseconds.
-pub(super) fn quantiles(sorted: &[Duration]) -> (f64, f64) {
+/// Median and 99th percentile.
+pub(super) fn quantiles(sorted: &[Duration]) -> Disk {
     let micros: Vec<f64> = sorted.iter().map(|time| time.as_secs_f64() * 1e6).collect();
-    (super::figures::quantile(&micros, 0.5), super::figures::quantile(&micros, 0.99))
+    Disk { p50: quantile(&micros, 0.5), p99: quantile(&micros, 0.99) }
 }

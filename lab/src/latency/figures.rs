@@ -1,42 +1,37 @@
-//! From measured times to the table: quantiles, medians over runs, the daemon's own histograms, and the verdict.
+//! From measured times to the report: quantiles, medians over the runs, and the verdict.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::time::Instant;
 
-use super::LatencyArguments;
-use crate::{LabError, io, procfs};
+use serde::Serialize;
+use serde_json::json;
 
-/// The daemon's histograms, in the order of an event's way; the write with its fsync is the end of the step before it.
-const STEPS: [(&str, &str); 6] = [
-    ("dbstreamd_latency_send_to_receive_seconds", "sent by the server → received"),
-    ("dbstreamd_latency_receive_to_append_seconds", "received → handed to the writer"),
-    ("dbstreamd_latency_append_to_fsync_seconds", "handed to the writer → fsynced"),
-    ("dbstreamd_log_flush_seconds", "(of that, write and fsync)"),
-    ("dbstreamd_latency_fsync_to_visible_seconds", "fsynced → visible"),
-    ("dbstreamd_latency_visible_to_sent_seconds", "visible → at the subscriber's connection"),
-];
+use super::Pace;
+use super::steps::{self, STEPS};
+use crate::judge::Rules;
+use crate::report::{Finding, Section, median};
 
 /// Achieved below this share of the wanted rate, a run says nothing about that rate.
 const RATE_SHARE_MIN: f64 = 0.95;
+/// What is shown of each distribution.
+const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
 /// One run of one way.
 pub(super) struct Run {
-    /// From commit-return to receive, sorted.
+    /// Microseconds from commit-return to receive, sorted.
     pub(super) micros: Vec<f64>,
     /// Transactions per second.
     pub(super) achieved: f64,
-    /// Share of the machine's CPU time that others used, in percent.
-    pub(super) foreign: f64,
-    /// Mean and median in microseconds by step, as the daemon says; empty for the reference.
-    pub(super) steps: Vec<(f64, f64)>,
+    /// CPU of others during the run, in cores.
+    pub(super) foreign_cores: f64,
+    /// By step of the daemon's own histograms; empty for the reference.
+    pub(super) steps: Vec<steps::Step>,
 }
 
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let at = |q| quantile(&self.micros, q);
-        let (rate, foreign) = (self.achieved, self.foreign);
-        write!(f, "p50 {:.0} µs, p99 {:.0} µs at {rate:.0} tx/s, {foreign:.0} % foreign CPU", at(0.5), at(0.99))
+        let (p50, p99) = (quantile(&self.micros, 0.5), quantile(&self.micros, 0.99));
+        let Self { achieved, foreign_cores, .. } = self;
+        write!(f, "p50 {p50:.0} µs, p99 {p99:.0} µs at {achieved:.0} tx/s, others {foreign_cores:.2} cores")
     }
 }
 
@@ -52,18 +47,30 @@ impl Contender {
     }
 
     fn median(&self, figure: impl Fn(&Run) -> f64) -> f64 {
-        median(self.runs.iter().map(figure).collect())
+        median(self.runs.iter().map(figure)).unwrap_or(f64::NAN)
     }
+
+    /// A quantile's median over the runs.
+    fn at(&self, share: f64) -> f64 {
+        self.median(|run| quantile(&run.micros, share))
+    }
+}
+
+/// p50 and p99 in microseconds of the fdatasyncs of one run.
+#[derive(Clone, Copy, Serialize)]
+pub(super) struct Disk {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
 }
 
 /// Everything that was measured.
 pub(super) struct Figures {
-    pub(super) rate: u32,
     pub(super) raw: Contender,
     pub(super) daemons: Vec<Contender>,
-    /// p50 and p99 of an fdatasync in microseconds, run by run.
-    pub(super) disk_alone: Vec<(f64, f64)>,
-    pub(super) disk_beside: Vec<(f64, f64)>,
+    /// With nobody else writing.
+    pub(super) disk_alone: Vec<Disk>,
+    /// Beside the writers.
+    pub(super) disk_beside: Vec<Disk>,
 }
 
 /// The value below which this share of sorted values lies.
@@ -78,247 +85,175 @@ pub(super) fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    quantile(&values, 0.5)
-}
-
-/// The whole report.
-pub(super) fn report(figures: &Figures, machine: &str, arguments: &LatencyArguments) -> String {
-    let Figures { raw, daemons, disk_alone, disk_beside, rate } = figures;
-    let mut out = format!(
-        "# From commit-return to delivery\n\n{machine}. {rate} transactions of one row per second over {} connections, \
-         synchronous_commit=on, loopback TCP, {} s a run, {} runs each, in turn; one process writes and receives.\n\n\
-         Microseconds from the return of the commit to the change at the receiver (negative: before it), medians over \
-         the runs.\n\n\
-         | way | p50 | p90 | p99 | p99.9 | max | p50 of the runs | tx/s | foreign CPU |\n|---|---|---|---|---|---|---|---|---|\n",
-        arguments.writers, arguments.seconds, arguments.runs
-    );
-    for way in std::iter::once(raw).chain(daemons) {
-        let at = |share| way.median(|run| quantile(&run.micros, share));
-        let mut medians: Vec<f64> = way.runs.iter().map(|run| quantile(&run.micros, 0.5)).collect();
-        medians.sort_by(f64::total_cmp);
-        let (lowest, highest) = (quantile(&medians, 0.0), quantile(&medians, 1.0));
-        // Formatting into a String cannot fail.
-        let _ = writeln!(
-            out,
-            "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {lowest:.0} … {highest:.0} | {:.0} | {:.0} % |",
-            way.label,
-            at(0.5),
-            at(0.9),
-            at(0.99),
-            at(0.999),
-            at(1.0),
-            way.median(|run| run.achieved),
-            way.median(|run| run.foreign),
-        );
-    }
-    let disk = |of: &[(f64, f64)]| (median(of.iter().map(|q| q.0).collect()), median(of.iter().map(|q| q.1).collect()));
-    let (alone, beside) = (disk(disk_alone), disk(disk_beside));
-    let _ = writeln!(
-        out,
-        "\nfdatasync of an 8 KB append on the same disk: p50 {:.0} µs, p99 {:.0} µs with nobody else; p50 {:.0} µs, \
-         p99 {:.0} µs beside the writers.\n",
-        alone.0, alone.1, beside.0, beside.1
-    );
-    for way in daemons {
-        out += &verdict(figures, way, alone.0, arguments);
-    }
-    out += &steps_table(daemons);
-    out
-}
-
-/// Whether the floor is kept: p50 within two fdatasyncs of the reference, p99 within ten.
-fn verdict(figures: &Figures, way: &Contender, fdatasync: f64, arguments: &LatencyArguments) -> String {
-    let all = || way.runs.iter().chain(&figures.raw.runs);
-    let disturbed = all().filter(|run| run.foreign > arguments.foreign_max).count();
-    let slow = all().filter(|run| run.achieved < RATE_SHARE_MIN * f64::from(figures.rate)).count();
-    let label = &way.label;
-    if slow > 0 {
-        return format!("{label}: not judged: {slow} runs did not reach the rate.\n\n");
-    }
-    let much = disturbed * 2 > all().count();
-    if much && !arguments.judge_disturbed {
-        return format!(
-            "{label}: not judged: others used more than {} % of the CPU in {disturbed} runs.\n\n",
-            arguments.foreign_max
-        );
-    }
-    let mut out = String::new();
-    for (share, name, syncs) in [(0.5, "p50", 2.0), (0.99, "p99", 10.0)] {
-        let of = |way: &Contender| way.median(|run| quantile(&run.micros, share));
-        let (ours, floor) = (of(way), of(&figures.raw) + syncs * fdatasync);
-        let said = if ours <= floor { "kept" } else { "missed" };
-        let _ = writeln!(
-            out,
-            "{label}: {name} {ours:.0} µs, floor {floor:.0} µs (reference + {syncs} × fdatasync p50 alone): **{said}**  "
-        );
-    }
-    if disturbed > 0 {
-        let _ = writeln!(
-            out,
-            "{disturbed} of {} runs were disturbed (foreign CPU above {} %).",
-            all().count(),
-            arguments.foreign_max
-        );
-    }
-    out + "\n"
-}
-
-fn steps_table(daemons: &[Contender]) -> String {
-    let mut out = String::from(
-        "Step by step, from the daemon's own histograms: mean (median) in microseconds, medians over the runs.\n\n| step |",
-    );
-    for way in daemons {
-        let _ = write!(out, " {} |", way.label);
-    }
-    out += "\n|---|";
-    out += &"---|".repeat(daemons.len());
-    for (index, (_, step)) in STEPS.iter().enumerate() {
-        let _ = write!(out, "\n| {step} |");
-        for way in daemons {
-            let of = |figure: fn(&(f64, f64)) -> f64| way.median(|run| run.steps.get(index).map_or(f64::NAN, figure));
-            let _ = write!(out, " {:.0} ({:.0}) |", of(|step| step.0), of(|step| step.1));
+impl Figures {
+    /// What the report says.
+    pub(super) fn section(&self, pace: &Pace, rules: &Rules) -> Section {
+        Section {
+            name: "latency",
+            text: self.text(pace),
+            findings: self.findings(pace, rules),
+            plots: Vec::new(),
+            data: self.data(),
+            failures: Vec::new(),
         }
     }
-    out + "\n"
-}
 
-/// What the daemon's histograms counted between two looks at `/metrics`.
-pub(super) fn steps(before: &str, after: &str) -> Vec<(f64, f64)> {
-    let of = |(name, _): &(&str, &str)| {
-        let (before, after) = (Histogram::find(before, name), Histogram::find(after, name));
-        after.since(&before).figures()
-    };
-    STEPS.iter().map(of).collect()
-}
+    fn ways(&self) -> impl Iterator<Item = &Contender> {
+        std::iter::once(&self.raw).chain(&self.daemons)
+    }
 
-/// A histogram as Prometheus sees it.
-#[derive(Default)]
-struct Histogram {
-    sum: f64,
-    count: f64,
-    /// Cumulative, by upper bound in nanoseconds.
-    buckets: BTreeMap<u64, f64>,
-}
+    /// The smaller of both medians: what happened to be slow on one occasion must not raise the floor.
+    fn fdatasync(&self) -> f64 {
+        let of = |disk: &[Disk]| median(disk.iter().map(|disk| disk.p50)).unwrap_or(f64::NAN);
+        of(&self.disk_alone).min(of(&self.disk_beside))
+    }
 
-impl Histogram {
-    fn find(metrics: &str, name: &str) -> Self {
-        let mut found = Self::default();
-        for line in metrics.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('_')) {
-            let Some((what, value)) = line.rsplit_once(' ') else { continue };
-            let value = value.parse().unwrap_or(0.0);
-            if what.starts_with("sum") {
-                found.sum = value;
-            } else if what.starts_with("count") {
-                found.count = value;
-            } else if let Some(bound) = what.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()) {
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a bound; infinity saturates"
-                )]
-                let nanos = (bound.parse().unwrap_or(f64::INFINITY) * 1e9) as u64;
-                found.buckets.insert(nanos, value);
+    /// How far the last daemon is above the reference, in fdatasyncs; or why that is not said.
+    fn findings(&self, pace: &Pace, rules: &Rules) -> Vec<Finding> {
+        let Some(ours) = self.daemons.last() else { return Vec::new() };
+        let runs = || ours.runs.iter().chain(&self.raw.runs);
+        let slow = runs().filter(|run| run.achieved < RATE_SHARE_MIN * f64::from(pace.latency_rate)).count();
+        let disturbed =
+            runs().filter(|run| run.foreign_cores.is_nan() || run.foreign_cores > rules.foreign_max).count();
+        let most = runs().map(|run| run.foreign_cores).fold(0.0, f64::max);
+        let all = runs().count();
+        let refusal = if slow > 0 {
+            Some(format!("{slow} of {all} runs did not reach the rate"))
+        } else if disturbed > 0 {
+            Some(format!("disturbed: in {disturbed} of {all} runs others used the machine, up to {most:.2} cores"))
+        } else {
+            None
+        };
+        [("latency.p50", 0.5), ("latency.p99", 0.99)]
+            .map(|(key, share)| {
+                let above = (ours.at(share) - self.raw.at(share)) / self.fdatasync();
+                Finding { key, seen: refusal.clone().map_or(Ok(above), Err) }
+            })
+            .into()
+    }
+
+    fn text(&self, pace: &Pace) -> String {
+        let Pace { latency_rate: rate, latency_seconds: seconds, latency_writers: writers, latency_runs: runs } = pace;
+        let mut text = format!(
+            "## From commit-return to delivery\n\n{rate} transactions of one row per second over {writers} connections, \
+             synchronous_commit=on, loopback TCP, {seconds} s a run, {runs} runs of each way, in turn; one process writes \
+             and receives. Microseconds from the return of a commit to its change at the receiver (negative: before it), \
+             medians over the runs. *Over the reference* is in fdatasyncs (p50), and what the floors are about.\n\n\
+             | way |"
+        );
+        // Formatting into a String cannot fail, here and below.
+        for (name, _) in QUANTILES {
+            let _ = write!(text, " {name} |");
+        }
+        text += " p50 of each run | over the reference, p50 | p99 | tx/s | others, cores |\n|---|";
+        text += &"---|".repeat(QUANTILES.len() + 5);
+        for way in self.ways() {
+            let _ = write!(text, "\n| {} |", way.label);
+            for (_, share) in QUANTILES {
+                let _ = write!(text, " {:.0} |", way.at(share));
+            }
+            let each = way.runs.iter().map(|run| format!("{:.0}", quantile(&run.micros, 0.5)));
+            let over = |share| (way.at(share) - self.raw.at(share)) / self.fdatasync();
+            let (rate, others) = (way.median(|run| run.achieved), way.median(|run| run.foreign_cores));
+            let _ = write!(
+                text,
+                " {} | {:.1} | {:.1} | {rate:.0} | {others:.2} |",
+                each.collect::<Vec<_>>().join(" "),
+                over(0.5),
+                over(0.99)
+            );
+        }
+        let disk = |disk: &[Disk]| {
+            let of = |figure: fn(&Disk) -> f64| median(disk.iter().map(figure)).unwrap_or(f64::NAN);
+            format!("p50 {:.0} µs, p99 {:.0} µs", of(|disk| disk.p50), of(|disk| disk.p99))
+        };
+        let _ = write!(
+            text,
+            "\n\nfdatasync of an 8 KB append on the same disk: {} with nobody else, {} beside the writers; the lower p50 counts.\n",
+            disk(&self.disk_alone),
+            disk(&self.disk_beside)
+        );
+        text + &self.steps()
+    }
+
+    fn steps(&self) -> String {
+        let mut text =
+            "\nStep by step, by the daemon's own histograms: mean (median) in microseconds, medians over the runs.\n\n| step |"
+                .to_owned();
+        for way in &self.daemons {
+            let _ = write!(text, " {} |", way.label);
+        }
+        text += "\n|---|";
+        text += &"---|".repeat(self.daemons.len());
+        for (index, (_, step)) in STEPS.iter().enumerate() {
+            let _ = write!(text, "\n| {step} |");
+            for way in &self.daemons {
+                let of =
+                    |figure: fn(&steps::Step) -> f64| way.median(|run| run.steps.get(index).map_or(f64::NAN, figure));
+                let _ = write!(text, " {:.0} ({:.0}) |", of(|step| step.mean), of(|step| step.median));
             }
         }
-        found
+        text + "\n"
     }
 
-    fn since(&self, before: &Self) -> Self {
-        let buckets =
-            self.buckets.iter().map(|(bound, count)| (*bound, count - before.buckets.get(bound).unwrap_or(&0.0)));
-        Self { sum: self.sum - before.sum, count: self.count - before.count, buckets: buckets.collect() }
+    fn data(&self) -> serde_json::Value {
+        let run = |run: &Run| {
+            let quantiles =
+                QUANTILES.iter().map(|(name, share)| ((*name).to_owned(), json!(quantile(&run.micros, *share))));
+            json!({
+                "micros": quantiles.collect::<serde_json::Map<_, _>>(), "rows": run.micros.len(),
+                "transactions_per_second": run.achieved, "foreign_cores": run.foreign_cores, "steps": run.steps,
+            })
+        };
+        let way = |way: &Contender| json!({ "way": way.label, "runs": way.runs.iter().map(run).collect::<Vec<_>>() });
+        json!({
+            "ways": self.ways().map(way).collect::<Vec<_>>(),
+            "fdatasync_alone": self.disk_alone, "fdatasync_beside_writers": self.disk_beside,
+        })
     }
-
-    /// Mean and interpolated median in microseconds.
-    fn figures(&self) -> (f64, f64) {
-        let half = self.count / 2.0;
-        let (mut low, mut below) = (0.0, 0.0);
-        for (bound, count) in &self.buckets {
-            #[expect(clippy::cast_precision_loss, reason = "a bound")]
-            let high = *bound as f64 / 1000.0;
-            if *count >= half && *count > below {
-                return (self.sum / self.count * 1e6, low + (high - low) * (half - below) / (count - below));
-            }
-            (low, below) = (high, *count);
-        }
-        (f64::NAN, f64::NAN)
-    }
-}
-
-/// What others used of the machine's CPU time since it was started.
-pub(super) struct ForeignCpu {
-    ours: Vec<u32>,
-    started: Instant,
-    busy: f64,
-    own: f64,
-}
-
-impl ForeignCpu {
-    /// `ours` are processes that do not count, nor do their children.
-    pub(super) fn start(ours: Vec<u32>) -> Result<Self, LabError> {
-        let own = own_seconds(&ours)?;
-        Ok(Self { ours, started: Instant::now(), busy: busy_seconds()?, own })
-    }
-
-    /// In percent of all processors' time.
-    pub(super) fn finish(self) -> Result<f64, LabError> {
-        let others = (busy_seconds()? - self.busy) - (own_seconds(&self.ours)? - self.own);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        #[expect(clippy::cast_precision_loss, reason = "a few cores")]
-        let all = self.started.elapsed().as_secs_f64() * cores as f64;
-        Ok((others / all * 100.0).max(0.0))
-    }
-}
-
-/// CPU seconds of processes and of their children.
-fn own_seconds(ours: &[u32]) -> Result<f64, LabError> {
-    let mut sum = 0.0;
-    for entry in std::fs::read_dir("/proc").map_err(io("/proc"))?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
-        if ours.contains(&pid) || parent.is_some_and(|parent| ours.contains(&parent)) {
-            // One that ended meanwhile is in its parent's account.
-            sum += procfs::cpu_seconds(pid).unwrap_or(0.0);
-        }
-    }
-    Ok(sum)
-}
-
-/// CPU seconds that the machine was not idle.
-fn busy_seconds() -> Result<f64, LabError> {
-    let stat = std::fs::read_to_string("/proc/stat").map_err(io("/proc/stat"))?;
-    let fields = stat.lines().next().unwrap_or_default().split_whitespace().skip(1);
-    // user nice system idle iowait irq softirq steal; what guests used is in user already.
-    let ticks: Vec<f64> = fields.take(8).filter_map(|field| field.parse().ok()).collect();
-    let idle: f64 = ticks.iter().skip(3).take(2).sum();
-    Ok((ticks.iter().sum::<f64>() - idle) / procfs::ticks_per_second())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn steps_are_what_was_counted_between_two_looks() {
-        let look = |ten: u32, twenty: u32, sum: f64| {
-            let name = "dbstreamd_latency_append_to_fsync_seconds";
-            format!(
-                "{name}_sum {sum}\n{name}_count {twenty}\n{name}_bucket{{le=\"0.00001\"}} {ten}\n\
-                 {name}_bucket{{le=\"0.00002\"}} {twenty}\n{name}_bucket{{le=\"+Inf\"}} {twenty}\n"
-            )
+    fn figures(foreign_cores: f64, achieved: f64) -> Figures {
+        let way = |label, micros: f64| Contender {
+            label: String::from(label),
+            runs: vec![Run { micros: vec![micros; 100], achieved, foreign_cores, steps: Vec::new() }],
         };
-        let steps = steps(&look(5, 5, 1.0), &look(5, 15, 1.000_15));
-        let (mean, median) = steps[2];
-        assert!((mean - 15.0).abs() < 0.01 && (median - 15.0).abs() < 0.01, "{mean} {median}");
-        assert!(steps[0].0.is_nan(), "nothing was counted there");
+        let disk = |p50| vec![Disk { p50, p99: 1000.0 }];
+        Figures {
+            raw: way("raw receiver", -20.0),
+            daemons: vec![way("before", 500.0), way("after", 130.0)],
+            disk_alone: disk(100.0),
+            disk_beside: disk(300.0),
+        }
+    }
+
+    fn findings(figures: &Figures) -> Vec<Result<f64, String>> {
+        let pace = Pace { latency_rate: 1000, latency_seconds: 1, latency_writers: 1, latency_runs: 1 };
+        let rules = Rules { foreign_max: 0.1, repeats: 0 };
+        figures.findings(&pace, &rules).into_iter().map(|finding| finding.seen).collect()
+    }
+
+    #[test]
+    fn the_last_daemon_is_judged_by_the_quicker_disk_and_signs_count() {
+        assert_eq!(findings(&figures(0.0, 1000.0)), [Ok(1.5), Ok(1.5)]);
+    }
+
+    #[test]
+    fn runs_that_were_disturbed_or_too_slow_are_not_judged() {
+        let reasons = |figures| findings(&figures).into_iter().map(Result::unwrap_err).collect::<Vec<_>>().join("\n");
+        assert!(reasons(figures(0.5, 1000.0)).contains("disturbed: in 2 of 2 runs"));
+        assert!(reasons(figures(f64::NAN, 1000.0)).contains("disturbed"));
+        assert!(reasons(figures(0.0, 900.0)).contains("did not reach the rate"));
     }
 
     #[test]
     fn quantiles_are_signed_and_of_sorted_values() {
         let sorted: Vec<f64> = (-50..50).map(f64::from).collect();
         assert_eq!((quantile(&sorted, 0.0), quantile(&sorted, 0.5), quantile(&sorted, 1.0)), (-50.0, 0.0, 49.0));
+        assert!(quantile(&[], 0.5).is_nan());
     }
 }

@@ -4,13 +4,14 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dbstreamd::proto::subscribe_request::Request;
-use dbstreamd::proto::subscribe_response::Response;
-use dbstreamd::proto::{Start, SubscribeRequest, cell};
+use tokio_stream::StreamExt;
 
 use super::server::Connection;
 use super::traffic::Ledger;
-use crate::LabError;
+use crate::error::LabError;
+use crate::proto::subscribe_request::Request;
+use crate::proto::subscribe_response::Response;
+use crate::proto::{self, Start, SubscribeRequest, cell};
 
 /// Longest wait for what was written.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -110,7 +111,7 @@ impl Subscriber {
         let address = address.to_owned();
         Receiver::spawn(ledger, move |ledger, ready| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.map_err(crate::io("start a runtime"))?;
+            let runtime = runtime.map_err(crate::error::io("start a runtime"))?;
             runtime.block_on(follow(&address, ledger, ready))
         })
     }
@@ -118,13 +119,10 @@ impl Subscriber {
 
 async fn follow(address: &str, ledger: &Ledger, ready: mpsc::Sender<()>) -> Result<(), LabError> {
     let failed = |what: String| LabError::Failed(format!("subscriber: {what}"));
-    let mut client = dbstreamd::proto::connect(address).await.map_err(|error| failed(error.to_string()))?;
+    let mut client = proto::connect(address).await.map_err(|error| failed(error.to_string()))?;
     let start = SubscribeRequest { request: Some(Request::Start(Start::default())) };
     // A stream that ends would only say that nothing more is asked for.
-    let requests = futures_util::StreamExt::chain(
-        futures_util::stream::once(std::future::ready(start)),
-        futures_util::stream::pending(),
-    );
+    let requests = tokio_stream::once(start).chain(tokio_stream::pending());
     let responses = client.subscribe(requests).await.map_err(|status| failed(status.to_string()))?;
     let mut responses = responses.into_inner();
     while let Some(response) = responses.message().await.map_err(|status| failed(status.to_string()))? {

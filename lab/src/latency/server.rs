@@ -6,7 +6,7 @@ use std::net::TcpStream;
 
 use dbstreamd_throwaway::Cluster;
 
-use crate::{LabError, io};
+use crate::error::{LabError, io};
 
 /// A connection to a server that trusts us.
 pub(super) struct Connection {

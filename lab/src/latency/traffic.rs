@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
 use super::server::Connection;
-use crate::LabError;
+use crate::error::LabError;
 
 /// When each row's commit returned and when it was received. Clones are the same ledger.
 #[derive(Clone)]
