@@ -42,6 +42,7 @@ pub use decode::{DecodeError, Decoder};
 pub use error::{PgError, ServerError, SystemIdentity};
 pub use feedback::FeedbackWriter;
 pub use insurance::SUFFIX as INSURANCE_SUFFIX;
+pub use kernel::probe_io_uring;
 pub use options::{
     ChannelBinding, ConnectOptions, Endpoint, Host, Keepalive, OptionsError, RootCert, SslMode, SslNegotiation,
     TargetSession,
