@@ -18,6 +18,7 @@ mod proto;
 mod receiver;
 mod references;
 mod report;
+mod start;
 mod subscriber;
 mod workload;
 
@@ -37,7 +38,8 @@ Examples:
     dbstreamd-lab drain --binary target/release/dbstreamd --rows 100000 --runs 1 --workloads t2 \\
       --clients pg-recvlogical,dbstreamd --transports tcp
   Does all of it work at all, as CI asks (ratios of so few rows mean nothing):
-    dbstreamd-lab all --binary target/release/dbstreamd --rows 20000 --transactions 2000 --runs 1 --repeats 0
+    dbstreamd-lab all --binary target/release/dbstreamd \\
+      --rows 20000 --transactions 2000 --runs 1 --repeats 0 --log-bytes 50000000
   For programs:
     dbstreamd-lab drain --binary target/release/dbstreamd --json > drain.json
 
@@ -65,6 +67,8 @@ enum Command {
     Idle(idle::Arguments),
     /// The time from the return of a commit to its delivery, beside a raw receiver and an fdatasync.
     Latency(latency::Arguments),
+    /// How long a daemon with a large log takes to start.
+    Start(start::Arguments),
     /// A client of the benchmarks: the raw receiver.
     #[command(hide = true)]
     Receive(receiver::Arguments),
@@ -83,19 +87,20 @@ struct All {
     #[command(flatten)]
     latency: latency::Pace,
     #[command(flatten)]
+    start: start::Size,
+    #[command(flatten)]
     output: report::Output,
 }
 
 fn all(arguments: &All) -> Result<(), LabError> {
     let mut machine = Machine::look();
+    let binary = &arguments.binary;
+    let rules = arguments.drain.rules();
     let sections = [
-        drain::section(&arguments.drain, &arguments.binary, &mut machine)?,
-        latency::section(
-            &arguments.latency,
-            &arguments.drain.rules(),
-            &[("dbstreamd".into(), arguments.binary.clone())],
-        )?,
-        idle::section(&arguments.binary)?,
+        drain::section(&arguments.drain, binary, &mut machine)?,
+        latency::section(&arguments.latency, &rules, &[("dbstreamd".into(), binary.clone())])?,
+        idle::section(binary)?,
+        start::section(binary, &arguments.start)?,
     ];
     report::publish("What dbstreamd does on this machine", &machine, &sections, &arguments.output)
 }
@@ -106,6 +111,7 @@ fn main() -> ExitCode {
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Idle(arguments) => idle::run(&arguments),
         Command::Latency(arguments) => latency::run(&arguments),
+        Command::Start(arguments) => start::run(&arguments),
         Command::Receive(arguments) => receiver::run(&arguments),
         Command::Subscribe(arguments) => subscriber::run(&arguments),
     };

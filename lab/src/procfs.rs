@@ -2,8 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Instant;
 
 use crate::error::{LabError, io};
+
+/// The flag of the kernel's own threads, in its sched.h.
+const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// CPU seconds a process used, with those of its children that ended and were waited for.
 pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, LabError> {
@@ -17,11 +21,14 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64, LabError> {
 pub(crate) struct Snapshot {
     processes: HashMap<u32, Process>,
     busy_ticks: u64,
+    at: Instant,
 }
 
 #[derive(Clone, Copy)]
 struct Process {
     parent: u32,
+    /// Whether it is a thread of the kernel.
+    kernel: bool,
     /// Its own, and its children's that ended and were waited for.
     ticks: u64,
 }
@@ -37,7 +44,7 @@ impl Snapshot {
             processes.extend(Process::parse(&stat).map(|process| (pid, process)));
         }
         let stat = std::fs::read_to_string("/proc/stat").map_err(io("/proc/stat"))?;
-        Ok(Self { processes, busy_ticks: busy_ticks(&stat) })
+        Ok(Self { processes, busy_ticks: busy_ticks(&stat), at: Instant::now() })
     }
 
     /// CPU seconds of a process and everything below it, with what ended and was waited for.
@@ -60,6 +67,16 @@ impl Snapshot {
         ticks_to_seconds(ticks)
     }
 
+    /// CPU seconds of the kernel's own threads, which work for whoever writes files; zero where they cannot be seen.
+    pub(crate) fn kernel_seconds(&self) -> f64 {
+        ticks_to_seconds(self.processes.values().filter(|process| process.kernel).map(|process| process.ticks).sum())
+    }
+
+    /// When the machine's busy time was read.
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+
     /// CPU seconds the machine was busy since it started, all cores together, time stolen by its host included.
     pub(crate) fn busy_seconds(&self) -> f64 {
         ticks_to_seconds(self.busy_ticks)
@@ -72,7 +89,8 @@ impl Process {
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let times = fields.get(11..15)?;
         let ticks = times.iter().map(|time| time.parse::<u64>().ok()).sum::<Option<u64>>()?;
-        Some(Self { parent: fields.get(1)?.parse().ok()?, ticks })
+        let kernel = fields.get(6)?.parse::<u32>().ok()? & PF_KTHREAD != 0;
+        Some(Self { parent: fields.get(1)?.parse().ok()?, kernel, ticks })
     }
 }
 
@@ -136,7 +154,9 @@ mod tests {
     fn a_process_is_read_behind_a_name_that_holds_anything() {
         let stat = "7 (a ) b) S 3 7 7 0 -1 0 0 0 0 0 11 12 13 14 20 0 1 0 5";
         let process = Process::parse(stat).unwrap();
-        assert_eq!((process.parent, process.ticks), (3, 50));
+        assert_eq!((process.parent, process.kernel, process.ticks), (3, false, 50));
+        let thread = "2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 1 2 3 4 20 0 1 0 5";
+        assert!(Process::parse(thread).unwrap().kernel);
         assert!(Process::parse("7 (short) S 3").is_none());
     }
 
@@ -147,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_tree_is_a_process_and_all_below_it_and_nobody_else() {
-        let process = |parent, ticks| Process { parent, ticks };
+        let process = |parent, ticks| Process { parent, kernel: false, ticks };
         let processes = HashMap::from([
             (1, process(0, 1000)),
             (10, process(1, 100)),
@@ -157,7 +177,7 @@ mod tests {
             // Its parent has gone.
             (30, process(29, 9000)),
         ]);
-        let snapshot = Snapshot { processes, busy_ticks: 0 };
+        let snapshot = Snapshot { processes, busy_ticks: 0, at: Instant::now() };
         assert!((snapshot.tree_seconds(10) * ticks_per_second() - 700.0).abs() < 1e-6);
         assert!((snapshot.tree_seconds(12) * ticks_per_second() - 400.0).abs() < 1e-6);
     }

@@ -79,9 +79,9 @@ fn table(outcome: &Outcome, rules: &Rules) -> String {
             Err(refusal) => text += &format!("| {refusal} | | | | | | | |\n"),
         }
     }
-    notes.dedup();
-    for note in notes {
-        text += &format!("\n{note}\n");
+    if !notes.is_empty() {
+        text += "\nNo ratio:\n\n";
+        text += &notes.iter().map(|note| format!("- {note}\n")).collect::<String>();
     }
     text
 }
@@ -92,7 +92,7 @@ fn cells(outcome: &Outcome, row: &Row, medians: &Medians, rules: &Rules, notes: 
         Ok(_) if is_reference => "1".into(),
         Ok(ratio) => format!("{ratio:.2}"),
         Err(refusal) => {
-            notes.push(format!("No ratio for {} over {}: {refusal}.", row.client.name(), row.transport.name()));
+            notes.push(format!("{} over {}: {refusal}", row.client.name(), row.transport.name()));
             "–".into()
         }
     };

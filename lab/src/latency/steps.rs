@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::daemon::{Daemon, get};
+use crate::daemon::Daemon;
 use crate::error::LabError;
 
 /// Names of the histograms, in the order of an event's way; the write with its fsync is the end of the step before it.
@@ -27,7 +27,7 @@ pub(super) struct Step {
 
 /// What `/metrics` says now.
 pub(super) fn look(daemon: &Daemon) -> Result<String, LabError> {
-    get(daemon.http(), "/metrics").ok_or_else(|| LabError::Failed("the daemon does not give its metrics".into()))
+    daemon.metrics().ok_or_else(|| LabError::Failed("the daemon does not give its metrics".into()))
 }
 
 /// What was counted between two looks.
