@@ -7,7 +7,9 @@ use super::figures::{Disk, quantile};
 use crate::error::{LabError, io};
 
 const APPEND_BYTES: usize = 8 * 1024;
+/// So many, and not for longer than this.
 const APPENDS: u32 = 2000;
+const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Appends, each synced; with a pace not more often than that. Gives how long each took, sorted.
 pub(super) fn fdatasyncs(pace: Option<Duration>) -> Result<Vec<Duration>, LabError> {
@@ -20,6 +22,9 @@ pub(super) fn fdatasyncs(pace: Option<Duration>) -> Result<Vec<Duration>, LabErr
             std::thread::sleep((started + pace * number).saturating_duration_since(Instant::now()));
         }
         let begun = Instant::now();
+        if begun.duration_since(started) > TIME_MAX {
+            break;
+        }
         file.write_all(&block).and_then(|()| file.as_file().sync_data()).map_err(io("append to a temporary file"))?;
         times.push(begun.elapsed());
     }
