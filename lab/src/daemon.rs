@@ -123,6 +123,11 @@ impl Daemon {
         answer.pointer("/streams/0").cloned().unwrap_or(Value::Null)
     }
 
+    /// What `/metrics` says now; none while nobody answers.
+    pub(crate) fn metrics(&self) -> Option<String> {
+        get(&self.http, "/metrics")
+    }
+
     /// Stops it cleanly, and waits for that.
     pub(crate) fn stop(mut self) -> Result<(), LabError> {
         let terminated = rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM);

@@ -9,6 +9,7 @@ mod error;
 mod floors;
 mod idle;
 mod judge;
+mod latency;
 mod machine;
 mod meter;
 mod plot;
@@ -64,6 +65,8 @@ enum Command {
     Drain(drain::Arguments),
     /// The memory of a daemon with one idle source.
     Idle(idle::Arguments),
+    /// The time from the return of a commit to its delivery, beside a raw receiver and an fdatasync.
+    Latency(latency::Arguments),
     /// How long a daemon with a large log takes to start.
     Start(start::Arguments),
     /// A client of the benchmarks: the raw receiver.
@@ -82,6 +85,8 @@ struct All {
     #[command(flatten)]
     drain: drain::Grid,
     #[command(flatten)]
+    latency: latency::Pace,
+    #[command(flatten)]
     start: start::Size,
     #[command(flatten)]
     output: report::Output,
@@ -90,8 +95,10 @@ struct All {
 fn all(arguments: &All) -> Result<(), LabError> {
     let mut machine = Machine::look();
     let binary = &arguments.binary;
+    let rules = arguments.drain.rules();
     let sections = [
         drain::section(&arguments.drain, binary, &mut machine)?,
+        latency::section(&arguments.latency, &rules, &[("dbstreamd".into(), binary.clone())])?,
         idle::section(binary)?,
         start::section(binary, &arguments.start)?,
     ];
@@ -103,6 +110,7 @@ fn main() -> ExitCode {
         Command::All(arguments) => all(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Idle(arguments) => idle::run(&arguments),
+        Command::Latency(arguments) => latency::run(&arguments),
         Command::Start(arguments) => start::run(&arguments),
         Command::Receive(arguments) => receiver::run(&arguments),
         Command::Subscribe(arguments) => subscriber::run(&arguments),

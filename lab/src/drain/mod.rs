@@ -47,6 +47,13 @@ pub(crate) struct Grid {
     python: Python,
 }
 
+impl Grid {
+    /// Which runs count.
+    pub(crate) fn rules(&self) -> Rules {
+        self.rules
+    }
+}
+
 /// Arguments of the benchmark on its own.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
