@@ -6,9 +6,11 @@
 mod daemon;
 mod drain;
 mod error;
+mod fanout;
 mod floors;
 mod idle;
 mod judge;
+mod lean;
 mod machine;
 mod meter;
 mod plot;
@@ -16,6 +18,7 @@ mod procfs;
 mod proto;
 mod receiver;
 mod references;
+mod replay;
 mod report;
 mod subscriber;
 mod workload;
@@ -62,12 +65,27 @@ enum Command {
     Drain(drain::Arguments),
     /// The memory of a daemon with one idle source.
     Idle(idle::Arguments),
+    /// Ten thousand subscribers that follow one stream.
+    Fanout(fanout::Arguments),
+    /// The whole log to one subscriber, and to some at once.
+    Replay(replay::Arguments),
     /// A client of the benchmarks: the raw receiver.
     #[command(hide = true)]
     Receive(receiver::Arguments),
     /// A client of the benchmarks: the counting subscriber.
     #[command(hide = true)]
     Subscribe(subscriber::Arguments),
+    /// A client of the benchmarks: readers that look at offsets only.
+    #[command(hide = true)]
+    Read(replay::reader::Arguments),
+    /// A client of the benchmarks: fills a JetStream with what a daemon delivers.
+    #[cfg(feature = "jetstream")]
+    #[command(hide = true)]
+    JetstreamFill(replay::jetstream::Fill),
+    /// A client of the benchmarks: reads a JetStream from its beginning.
+    #[cfg(feature = "jetstream")]
+    #[command(hide = true)]
+    JetstreamRead(replay::jetstream::Read),
 }
 
 #[derive(clap::Args)]
@@ -93,8 +111,15 @@ fn main() -> ExitCode {
         Command::All(arguments) => all(&arguments),
         Command::Drain(arguments) => drain::run(&arguments),
         Command::Idle(arguments) => idle::run(&arguments),
+        Command::Fanout(arguments) => fanout::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Receive(arguments) => receiver::run(&arguments),
         Command::Subscribe(arguments) => subscriber::run(&arguments),
+        Command::Read(arguments) => replay::reader::run(&arguments),
+        #[cfg(feature = "jetstream")]
+        Command::JetstreamFill(arguments) => replay::jetstream::fill(&arguments),
+        #[cfg(feature = "jetstream")]
+        Command::JetstreamRead(arguments) => replay::jetstream::read(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

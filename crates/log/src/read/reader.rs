@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_model::Offset;
+use dbstreamd_model::{Epoch, Offset};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
@@ -23,6 +23,9 @@ const READ_AHEAD: Budget = Budget { chunks: 4, bytes: 512 * 1024 };
 /// What a reader with chunks from disk holds at most, unless one row alone is larger: the chunks it read ahead, the last of
 /// which passed the limit, and the encoding of the one that is being delivered.
 pub const READ_AHEAD_BYTES_MAX: usize = 2 * READ_AHEAD.bytes;
+
+/// How many chunks are taken out of the ring under one lock: what comes in while a subscriber waits for its next turn.
+const RING_RUN: usize = 16;
 
 type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
@@ -143,6 +146,50 @@ impl Reader {
             }
             self.read_ahead(marks.visible).await?;
         }
+    }
+
+    /// Goes on through whole chunks that are in memory, for as long as `take` takes them. Never waits. For who makes one
+    /// piece of many small chunks.
+    pub fn take_following(&mut self, mut take: impl FnMut(&Arc<Chunk>) -> bool) {
+        let visible = self.marks.borrow_and_update().visible;
+        while let Some(chunk) = self.ahead.pop_front() {
+            if chunk.first_offset() != self.next || !take(&chunk) {
+                self.ahead.push_front(chunk);
+                return;
+            }
+            self.next = chunk.last_offset().next();
+        }
+        while self.next <= visible {
+            let some: [_; RING_RUN] = self.stream.ring.find_run(self.next);
+            let found = some.iter().flatten().count();
+            for chunk in some.iter().flatten() {
+                if chunk.first_offset() != self.next || !take(chunk) {
+                    return;
+                }
+                self.shared.metrics.ring_hits.inc();
+                self.next = chunk.last_offset().next();
+            }
+            if found < RING_RUN {
+                return;
+            }
+        }
+    }
+
+    /// The next chunk, if it is in memory and of this epoch. Never waits.
+    pub fn following(&mut self, epoch: Epoch) -> Option<ChunkSlice> {
+        let visible = self.marks.borrow_and_update().visible;
+        let chunk = match self.ahead.front() {
+            Some(chunk) => Arc::clone(chunk),
+            None if self.next <= visible => self.stream.ring.find(self.next)?,
+            None => return None,
+        };
+        if chunk.first_offset() != self.next || chunk.epoch() != epoch {
+            return None;
+        }
+        if self.ahead.pop_front().is_none() {
+            self.shared.metrics.ring_hits.inc();
+        }
+        Some(self.deliver(chunk))
     }
 
     fn find_in_memory(&mut self) -> Option<Arc<Chunk>> {
