@@ -18,6 +18,7 @@ use crate::chunk::Chunk;
 use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::holds::Known;
+use crate::read::Lent;
 use crate::schemas::SchemaRegistry;
 use crate::skips::Skip;
 use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, StoredForm, Trim};
@@ -52,6 +53,8 @@ pub(crate) struct Stream {
     pub(crate) retention_age: RwLock<Option<Option<Duration>>>,
     /// The newest visible chunks.
     pub(crate) ring: Ring,
+    /// Chunks from disk that readers have in hand.
+    pub(crate) lent: Lent,
     /// Damage that was met, at the start or by readers.
     pub(crate) damage: Damage,
     /// What the appender handed over and the writer has not finished.
@@ -87,6 +90,7 @@ impl Stream {
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             retention_age: RwLock::new(None),
             ring: Ring::default(),
+            lent: Lent::default(),
             damage: Damage { stream: loaded.name.clone(), kept: Mutex::default(), notices },
             flow: Flow::default(),
             appender_taken: AtomicBool::new(false),

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What is gathered at most.
-const GATHERED_BYTES_MAX: usize = 64 * 1024;
+/// What is gathered at most, on each connection: a write of that size costs little for each of its frames.
+pub(crate) const GATHERED_BYTES_MAX: usize = 16 * 1024;
 
 /// As much at once needs no company, and no copy.
 const LARGE_BYTES_MIN: usize = 8 * 1024;

@@ -9,7 +9,7 @@ pub(crate) mod details;
 mod dozing;
 pub(crate) mod encode;
 mod feed;
-mod gather;
+pub(crate) mod gather;
 mod health;
 mod outbox;
 mod preface;

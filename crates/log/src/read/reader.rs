@@ -10,6 +10,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
 use super::disk::{self, Budget};
+use super::lent::Held;
 use crate::chunk::{Chunk, ChunkSlice};
 use crate::error::LogError;
 use crate::log::Watermarks;
@@ -17,8 +18,9 @@ use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// What a reader takes from disk in one go: several chunks, so that it need not go there for each, and few enough
-/// that ten thousand lagging readers do not fill the memory.
-const READ_AHEAD: Budget = Budget { chunks: 4, bytes: 512 * 1024 };
+/// that ten thousand lagging readers do not fill the memory. A stream that was quiet has a chunk for each commit, many of which make a
+/// response.
+const READ_AHEAD: Budget = Budget { chunks: 256, bytes: 512 * 1024 };
 
 /// What a reader with chunks from disk holds at most, unless one row alone is larger: the chunks it read ahead, the last of
 /// which passed the limit, and the encoding of the one that is being delivered.
@@ -46,7 +48,7 @@ pub struct Reader {
     /// Whether it needs a turn for that.
     takes_turns: bool,
     /// The right to hold what was read from disk; kept until all of it was delivered and the caller came back.
-    held: Option<OwnedSemaphorePermit>,
+    held: Option<Held>,
     /// The place in the line for it. Kept here, so that a dropped future does not lose it.
     turn: Option<Turn>,
     /// A read under way. Kept here, so that a dropped future does not waste it.
@@ -142,7 +144,9 @@ impl Reader {
                 return Ok(None);
             }
             if let Some(chunk) = self.find_in_memory() {
-                return Ok(Some(self.deliver(chunk)));
+                let slice = self.deliver(chunk);
+                self.read_on(marks.visible);
+                return Ok(Some(slice));
             }
             self.read_ahead(marks.visible).await?;
         }
@@ -197,6 +201,7 @@ impl Reader {
         if let Some(chunk) = self.stream.ring.find(self.next) {
             self.shared.metrics.ring_hits.inc();
             self.ahead.clear();
+            self.reading = None;
             self.held = None;
             return Some(chunk);
         }
@@ -227,7 +232,7 @@ impl Reader {
         if let Some(turn) = &mut self.turn {
             let permit = turn.await;
             self.turn = None;
-            self.held = Some(permit.map_err(|_| LogError::Closed)?);
+            self.held = Some(Held::new(permit.map_err(|_| LogError::Closed)?, &self.shared, &self.stream));
         }
         Ok(())
     }
@@ -239,19 +244,7 @@ impl Reader {
             if self.takes_turns {
                 self.take_turn().await?;
             }
-            let permit = Arc::clone(&self.shared.disk_reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
-            let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
-            let budget = self.budget;
-            self.reading = Some(tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                let read = shared.store().and_then(|store| disk::read(&store, &stream, from, visible, budget));
-                match &read {
-                    Ok(chunks) => drop(shared.metrics.disk_chunks.inc_by(chunks.len() as u64)),
-                    Err(LogError::Damaged { .. }) => drop(shared.metrics.damaged_chunks.inc()),
-                    Err(_) => {}
-                }
-                read
-            }));
+            self.start_reading(visible);
         }
         if let Some(reading) = &mut self.reading {
             let result = reading.await;
@@ -264,6 +257,46 @@ impl Reader {
             }
         }
         Ok(())
+    }
+}
+
+impl Reader {
+    /// With the last chunk in hand the next ones are read meanwhile, unless others wait in line for that.
+    fn read_on(&mut self, visible: Offset) {
+        let may = self.held.is_some() && self.reading.is_none() && self.shared.read_ahead.available_permits() > 0;
+        if may && self.ahead.is_empty() && self.next <= visible && self.stream.ring.find(self.next).is_none() {
+            self.start_reading(visible);
+        }
+    }
+
+    /// Starts a read from disk. Few are under way at a time in the whole process; of those who want the same, one.
+    fn start_reading(&mut self, visible: Offset) {
+        let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
+        let budget = self.budget;
+        self.reading = Some(tokio::spawn(async move {
+            let _place = stream.lent.place(from).await;
+            let found = stream.lent.find(from, budget);
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            let _permit = Arc::clone(&shared.disk_reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
+            let reading = (Arc::clone(&shared), Arc::clone(&stream));
+            let read = tokio::task::spawn_blocking(move || {
+                let (shared, stream) = reading;
+                shared.store().and_then(|store| disk::read(&store, &stream, from, visible, budget))
+            });
+            let read = read.await.map_err(|error| LogError::Store { action: "read", reason: error.to_string() })?;
+            match &read {
+                Ok(chunks) => {
+                    stream.lent.add(chunks);
+                    shared.last_read.hold(&stream, chunks);
+                    shared.metrics.disk_chunks.inc_by(chunks.len() as u64);
+                }
+                Err(LogError::Damaged { .. }) => drop(shared.metrics.damaged_chunks.inc()),
+                Err(_) => {}
+            }
+            read
+        }));
     }
 }
 
