@@ -31,6 +31,8 @@ mod epochs;
 mod failover;
 #[path = "e2e/failpoints.rs"]
 mod failpoints;
+#[path = "e2e/fan_out.rs"]
+mod fan_out;
 #[path = "e2e/fidelity/mod.rs"]
 mod fidelity;
 #[path = "e2e/foreign_client.rs"]

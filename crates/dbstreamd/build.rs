@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(false)
         .extern_path(".dbstreamd.v1", "crate::proto")
         .extern_path(".dbstreamd.v1.SubscribeResponse", "crate::grpc::wire::WireResponse")
+        .codec_path("crate::grpc::wire::LeanCodec")
         .out_dir(server)
         .emit_rerun_if_changed(false)
         .compile_fds(described)?;

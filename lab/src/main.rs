@@ -6,10 +6,12 @@
 mod daemon;
 mod drain;
 mod error;
+mod fanout;
 mod floors;
 mod idle;
 mod judge;
 mod latency;
+mod lean;
 mod machine;
 mod meter;
 mod plot;
@@ -17,6 +19,7 @@ mod procfs;
 mod proto;
 mod receiver;
 mod references;
+mod replay;
 mod report;
 mod start;
 mod subscriber;
@@ -69,12 +72,27 @@ enum Command {
     Latency(latency::Arguments),
     /// How long a daemon with a large log takes to start.
     Start(start::Arguments),
+    /// Ten thousand subscribers that follow one stream.
+    Fanout(fanout::Arguments),
+    /// The whole log to one subscriber, and to some at once.
+    Replay(replay::Arguments),
     /// A client of the benchmarks: the raw receiver.
     #[command(hide = true)]
     Receive(receiver::Arguments),
     /// A client of the benchmarks: the counting subscriber.
     #[command(hide = true)]
     Subscribe(subscriber::Arguments),
+    /// A client of the benchmarks: readers that look at offsets only.
+    #[command(hide = true)]
+    Read(replay::reader::Arguments),
+    /// A client of the benchmarks: fills a JetStream with what a daemon delivers.
+    #[cfg(feature = "jetstream")]
+    #[command(hide = true)]
+    JetstreamFill(replay::jetstream::Fill),
+    /// A client of the benchmarks: reads a JetStream from its beginning.
+    #[cfg(feature = "jetstream")]
+    #[command(hide = true)]
+    JetstreamRead(replay::jetstream::Read),
 }
 
 #[derive(clap::Args)]
@@ -112,8 +130,15 @@ fn main() -> ExitCode {
         Command::Idle(arguments) => idle::run(&arguments),
         Command::Latency(arguments) => latency::run(&arguments),
         Command::Start(arguments) => start::run(&arguments),
+        Command::Fanout(arguments) => fanout::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Receive(arguments) => receiver::run(&arguments),
         Command::Subscribe(arguments) => subscriber::run(&arguments),
+        Command::Read(arguments) => replay::reader::run(&arguments),
+        #[cfg(feature = "jetstream")]
+        Command::JetstreamFill(arguments) => replay::jetstream::fill(&arguments),
+        #[cfg(feature = "jetstream")]
+        Command::JetstreamRead(arguments) => replay::jetstream::read(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ use crate::epochs::EpochRecord;
 use crate::error::LogError;
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
-use crate::read::{self, READ_AHEAD_BYTES_MAX, Reader, StartAt};
+use crate::read::{self, LastRead, READ_AHEAD_BYTES_MAX, Reader, StartAt};
 use crate::shared::{Closer, Shared};
 use crate::stream::Stream;
 use crate::tunables::Tunables;
@@ -112,6 +112,7 @@ impl Log {
             closed: watch::Sender::new(false),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),
             read_ahead,
+            last_read: LastRead::default(),
             ring_bytes: AtomicUsize::new(0),
             commits: Arc::new(Semaphore::new(COMMITS_WAITING_MAX)),
             store: RwLock::new(Some(Arc::clone(&store))),

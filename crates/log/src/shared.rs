@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::error::LogError;
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
+use crate::read::LastRead;
 use crate::store::Store;
 use crate::stream::Stream;
 use crate::tunables::Tunables;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) disk_reads: Arc<Semaphore>,
     /// Turns of readers with chunks from disk in hand: one for each `READ_AHEAD_BYTES_MAX` of the budget.
     pub(crate) read_ahead: Arc<Semaphore>,
+    /// What readers of the same part of a stream share.
+    pub(crate) last_read: LastRead,
     /// Bytes in the tail ring, encodings included, as the writer last saw.
     pub(crate) ring_bytes: AtomicUsize,
     pub(crate) commits: Arc<Semaphore>,

@@ -18,6 +18,7 @@ use crate::chunk::Chunk;
 use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::holds::Known;
+use crate::read::Lent;
 use crate::schemas::SchemaRegistry;
 use crate::skips::Skip;
 use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, StoredForm, Trim};
@@ -52,6 +53,8 @@ pub(crate) struct Stream {
     pub(crate) retention_age: RwLock<Option<Option<Duration>>>,
     /// The newest visible chunks.
     pub(crate) ring: Ring,
+    /// Chunks from disk that readers have in hand.
+    pub(crate) lent: Lent,
     /// Damage that was met, at the start or by readers.
     pub(crate) damage: Damage,
     /// What the appender handed over and the writer has not finished.
@@ -87,6 +90,7 @@ impl Stream {
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             retention_age: RwLock::new(None),
             ring: Ring::default(),
+            lent: Lent::default(),
             damage: Damage { stream: loaded.name.clone(), kept: Mutex::default(), notices },
             flow: Flow::default(),
             appender_taken: AtomicBool::new(false),
@@ -186,8 +190,14 @@ impl Ring {
     /// The chunk that holds `offset`.
     pub(crate) fn find(&self, offset: Offset) -> Option<Arc<Chunk>> {
         let chunks = self.chunks.lock();
-        let place = chunks.partition_point(|chunk| chunk.last_offset() < offset);
-        chunks.get(place).filter(|chunk| chunk.first_offset() <= offset).cloned()
+        chunks.get(place(&chunks, offset)).filter(|chunk| chunk.first_offset() <= offset).cloned()
+    }
+
+    /// The chunk that holds `offset`, and those that come next.
+    pub(crate) fn find_run<const N: usize>(&self, offset: Offset) -> [Option<Arc<Chunk>>; N] {
+        let chunks = self.chunks.lock();
+        let place = place(&chunks, offset);
+        std::array::from_fn(|i| chunks.get(place + i).cloned())
     }
 
     pub(crate) fn push(&self, chunk: Arc<Chunk>) {
@@ -207,6 +217,25 @@ impl Ring {
         }
         oldest
     }
+}
+
+/// Where the chunk is that holds `offset`, or the first one behind it. Most who ask are at the end, and a look at a chunk is a
+/// miss of the processor's caches: the newest are looked at first, in steps that double.
+fn place(chunks: &VecDeque<Arc<Chunk>>, offset: Offset) -> usize {
+    let before = |at: usize| chunks.get(at).is_some_and(|chunk| chunk.last_offset() < offset);
+    let (mut end, mut step) = (chunks.len(), 1);
+    let mut start = end;
+    while start > 0 && !before(start) {
+        end = start;
+        start = start.saturating_sub(step);
+        step *= 2;
+    }
+    // Not before `end`, and all before `start` are before.
+    while start < end {
+        let middle = start + (end - start) / 2;
+        if before(middle) { start = middle + 1 } else { end = middle }
+    }
+    start
 }
 
 /// What could not be read, each place once.

@@ -45,17 +45,21 @@ impl Binaries {
     }
 }
 
-/// The path of one of PostgreSQL's other programs, such as `pg_recvlogical`, of the installation that clusters use.
+/// The path of one of PostgreSQL's other programs, such as `pg_recvlogical`: of the installation that clusters use, and when that
+/// has the server's programs only, of the newest Debian package or on `PATH`. Client programs get on with servers of other
+/// versions.
 ///
 /// # Errors
-/// When there is no installation, or it lacks that program.
+/// When there is no installation, or none has that program.
 pub fn binary(name: &str) -> Result<PathBuf, ThrowawayError> {
     let found = Binaries::find(None)?;
     let program = found.postgres.with_file_name(name);
-    if program.is_file() {
-        return Ok(program);
-    }
-    Err(ThrowawayError::NotInstalled { looked_in: program.display().to_string() })
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let elsewhere = debian_folders().into_iter().chain(std::env::split_paths(&path)).map(|folder| folder.join(name));
+    std::iter::once(program.clone())
+        .chain(elsewhere)
+        .find(|program| program.is_file())
+        .ok_or_else(|| ThrowawayError::NotInstalled { looked_in: program.display().to_string() })
 }
 
 /// Debian's folders, newest major version first.

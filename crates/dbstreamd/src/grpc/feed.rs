@@ -6,9 +6,9 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use dbstreamd_log::{ChunkSlice, Log, LogError, Reader, Skip};
-use dbstreamd_model::{Offset, SchemaId, StreamId};
+use dbstreamd_model::{Epoch, Offset, SchemaId, StreamId};
 use tonic::Status;
 
 use super::boundary::Boundary;
@@ -19,6 +19,13 @@ use super::wire::Response;
 use crate::filter::Filter;
 use crate::unreadable::Unreadable;
 use crate::{parking, proto, schemas};
+
+/// Small chunks that are in memory are put together into responses of at most this size. Larger ones go out as they are, without
+/// a copy: what a response costs beyond its bytes is then little.
+const MERGED_BYTES_MAX: usize = 16 * 1024;
+
+/// Who drops most events looks at no more than this many chunks before others have their turn.
+const CHUNKS_AT_ONCE_MAX: usize = 64;
 
 /// Why there is no next response.
 #[derive(Debug)]
@@ -214,7 +221,9 @@ impl Feed {
         let credit = self.credit.map_or(usize::MAX, |credit| usize::try_from(credit).unwrap_or(usize::MAX));
         let from = range.start;
         let mut to = range.end.min(from.saturating_add(credit));
-        for (index, event) in (from..to).zip(chunk.events(from..to)) {
+        let all_known = chunk.schemas().iter().all(|stored| self.known.contains(&stored.id));
+        let looked_at = if all_known { from..from } else { from..to };
+        for (index, event) in looked_at.clone().zip(chunk.events(looked_at)) {
             let Some(stored) = event.schema.filter(|stored| self.last_known != Some(stored.id)) else { continue };
             if !self.known.contains(&stored.id) {
                 if index == from {
@@ -240,13 +249,78 @@ impl Feed {
         self.delivered = self.considered;
         self.visible_at = chunk.visible_at().filter(|at| *at >= self.begun_at);
         spend(&mut self.credit, fits);
-        Ok(Some(Response::Events(bytes)))
+        let used_up = range.start >= range.end;
+        let epoch = chunk.epoch();
+        Ok(Some(Response::Events(if used_up { self.merged(bytes, epoch, bytes_max) } else { bytes })))
+    }
+
+    /// `first` and the whole chunks behind it that are in memory, if they are small. A commit of one row is a chunk of its own:
+    /// whoever has waited for its turn gets what came in meanwhile as one response.
+    fn merged(&mut self, first: Bytes, epoch: Epoch, bytes_max: usize) -> Bytes {
+        let bytes_max = bytes_max.min(MERGED_BYTES_MAX);
+        if first.len() >= bytes_max {
+            return first;
+        }
+        let Self { reader, known, credit, considered, .. } = self;
+        let mut merged = BytesMut::new();
+        reader.take_following(|chunk| {
+            let events = chunk.len() as u64;
+            let fits = chunk.epoch() == epoch
+                && credit.is_none_or(|credit| credit >= events)
+                && chunk.schemas().iter().all(|stored| known.contains(&stored.id));
+            if !fits {
+                return false;
+            }
+            let run = chunk.encoded(encode::chunk);
+            // One that is broken is met by itself.
+            if first.len().max(merged.len()) + run.bytes.len() > bytes_max || run.ends.len() < chunk.len() {
+                return false;
+            }
+            if merged.is_empty() {
+                merged.extend_from_slice(&first);
+            }
+            merged.extend_from_slice(&run.bytes);
+            *considered = chunk.last_offset();
+            spend(credit, chunk.len());
+            true
+        });
+        self.reported = self.considered;
+        self.delivered = self.considered;
+        if merged.is_empty() { first } else { merged.freeze() }
     }
 
     /// An encoding of what matches the filter, or of typed values.
     fn own(&mut self, bytes_max: usize) -> Result<Option<Response>, Halt> {
-        let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
         let mut run = RunBuilder::default();
+        for _ in 0..CHUNKS_AT_ONCE_MAX {
+            if let Some(response) = self.add_own(&mut run, bytes_max)? {
+                return Ok(Some(response));
+            }
+            let used_up = self.current.as_ref().is_none_or(|slice| slice.range.is_empty());
+            if !used_up || run.len() >= bytes_max.min(MERGED_BYTES_MAX) || self.credit_spent() || !self.follow() {
+                break;
+            }
+        }
+        if run.is_empty() {
+            return Ok(None);
+        }
+        self.visible_at = self.current.as_ref().and_then(|slice| slice.chunk.visible_at());
+        self.visible_at = self.visible_at.filter(|at| *at >= self.begun_at);
+        Ok(Some(Response::Events(run.finish().bytes)))
+    }
+
+    /// Takes the next chunk in hand if it is in memory and of the same epoch.
+    fn follow(&mut self) -> bool {
+        let epoch = self.current.as_ref().map(|slice| slice.chunk.epoch());
+        let next = epoch.and_then(|epoch| self.reader.following(epoch));
+        let found = next.is_some();
+        self.current = next.or(self.current.take());
+        found
+    }
+
+    /// Adds what matches of the chunk in hand to `run`. A response is a schema that must go out first; then nothing was added.
+    fn add_own(&mut self, run: &mut RunBuilder, bytes_max: usize) -> Result<Option<Response>, Halt> {
+        let Some(ChunkSlice { chunk, range }) = &mut self.current else { return Ok(None) };
         let mut taken = 0;
         for event in chunk.events(range.clone()) {
             if self.filter.takes(&event) {
@@ -283,11 +357,7 @@ impl Feed {
             range.start += 1;
         }
         spend(&mut self.credit, usize::try_from(taken).unwrap_or(usize::MAX));
-        if run.is_empty() {
-            return Ok(None);
-        }
-        self.visible_at = chunk.visible_at().filter(|at| *at >= self.begun_at);
-        Ok(Some(Response::Events(run.finish().bytes)))
+        Ok(None)
     }
 }
 

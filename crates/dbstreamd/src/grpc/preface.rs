@@ -16,6 +16,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::gather::Gather;
+
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -27,7 +29,7 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection that has said it speaks HTTP/2.
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Gather<TcpStream>,
     /// How much of the preface the server has been given back.
     replayed: usize,
     _seat: OwnedSemaphorePermit,
@@ -101,14 +103,14 @@ async fn greet(mut stream: TcpStream, seat: OwnedSemaphorePermit) -> Option<Conn
     }
     // Small responses at the tail must not wait for an acknowledgement of the last packet.
     stream.set_nodelay(true).ok()?;
-    Some(Connection { stream, replayed: 0, _seat: seat })
+    Some(Connection { stream: Gather::new(stream), replayed: 0, _seat: seat })
 }
 
 impl Connected for Connection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.stream.socket().connect_info()
     }
 }
 

@@ -19,6 +19,7 @@ use tonic::{Status, Streaming};
 use super::acks::Acks;
 use super::boundary::Boundary;
 use super::details;
+use super::dozing::Dozing;
 use super::feed::{Feed, Halt};
 use super::outbox::{Outbox, Room};
 use super::start::Plan;
@@ -159,6 +160,17 @@ impl Subscription {
         shutdown: &CancellationToken,
     ) -> Result<(), Status> {
         let replaced = self.seat.as_ref().map_or_else(CancellationToken::new, |seat| seat.replaced.clone());
+        let ends = async {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => Happening::Shutdown,
+                () = replaced.cancelled() => Happening::Replaced,
+                () = outbox.closed() => Happening::Gone,
+            }
+        };
+        let mut ends = std::pin::pin!(ends);
+        let mut ends = Dozing::new(ends.as_mut());
+        let mut requests = Dozing::new(requests);
         let mut waiting = Some(self.feed.started(self.plan.entry.name.as_str())?);
         let mut progress_from = tokio::time::Instant::now();
         let mut held_from = progress_from;
@@ -174,11 +186,9 @@ impl Subscription {
             let holds = !may_read && self.feed.holds_read_ahead();
             let happening = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => Happening::Shutdown,
-                () = replaced.cancelled() => Happening::Replaced,
-                () = outbox.closed() => Happening::Gone,
+                end = ends.done() => end,
                 committed = self.acks.committed(), if self.acks.in_flight() => Happening::Committed(committed),
-                asked = requests.message(), if !self.half_closed => Happening::Asked(asked.transpose()),
+                asked = requests.next(), if !self.half_closed => Happening::Asked(asked),
                 room = outbox.room(), if may_send || parked => Happening::Room(room),
                 () = tokio::time::sleep_until(held_from + HOLD_MAX), if holds => Happening::HeldLong,
                 () = tokio::time::sleep_until(progress_from), if progress_due => Happening::ProgressDue,

@@ -4,9 +4,45 @@
 //! So the server declares field 3 as bytes and puts a slice of a chunk's shared encoding there; every client sees
 //! an `EventBatch`. A test in `encode` reads one type's bytes as the other.
 
+use std::marker::PhantomData;
+
 use bytes::Bytes;
+use prost::Message;
+use tonic::codec::{BufferSettings, Codec};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 use crate::proto;
+
+/// A call's buffers, to begin with; they grow as needed. Tonic's default of 8 KiB for each would be most of what an idle
+/// subscription costs.
+const REQUEST_BUFFER_BYTES: usize = 256;
+const RESPONSE_BUFFER_BYTES: usize = 1024;
+/// Responses that are ready together become one piece of up to about this size. Tonic's default.
+const RESPONSE_PIECE_BYTES: usize = 32 * 1024;
+
+/// Protobuf messages, with small buffers.
+pub(crate) struct LeanCodec<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for LeanCodec<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> Codec for LeanCodec<T, U> {
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = ProstDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::raw_encoder(BufferSettings::new(RESPONSE_BUFFER_BYTES, RESPONSE_PIECE_BYTES))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<T, U>::raw_decoder(BufferSettings::new(REQUEST_BUFFER_BYTES, RESPONSE_PIECE_BYTES))
+    }
+}
 
 /// Wire-compatible with `dbstreamd.v1.SubscribeResponse`.
 #[derive(Clone, PartialEq, prost::Message)]

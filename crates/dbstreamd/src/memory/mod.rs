@@ -14,6 +14,7 @@ use dbstreamd_source::postgres::{KERNEL_BUFFER_BYTES, SESSION_BYTES_MAX};
 
 use crate::config::Config;
 use crate::delivery::FLOOR_BYTES;
+use crate::grpc::gather::GATHERED_BYTES_MAX;
 pub(crate) use limit::Machine;
 pub use limit::{Limit, LimitOrigin};
 pub use profile::Profile;
@@ -46,9 +47,9 @@ const PARTITION_BYTES: u64 = 40 * KIB;
 const PARTITION_SIZE_RECKONED_MIN: u64 = 64 * MIB;
 /// Without a bound of the log's size this much is reckoned with, as by default.
 const LOG_BYTES_ASSUMED: u64 = 50 * 1024 * MIB;
-/// A gRPC connection, and a subscription on it: measured with 400 of them, idle.
-const CONNECTION_BYTES: u64 = 24 * KIB;
-const SUBSCRIPTION_BYTES: u64 = 24 * KIB;
+/// A gRPC connection, and a subscription on it: measured with 1,000 connections and with 10,000 subscriptions, idle.
+const CONNECTION_BYTES: u64 = 20 * KIB;
+const SUBSCRIPTION_BYTES: u64 = 16 * KIB;
 /// An HTTP connection, and an event stream on it with the chunk it reads.
 const HTTP_CONNECTION_BYTES: u64 = 16 * KIB;
 const EVENT_STREAM_BYTES: u64 = 320 * KIB;
@@ -203,13 +204,16 @@ impl Budget {
             ),
             row(
                 Component::Subscribers,
-                connections * CONNECTION_BYTES + subscribers * (SUBSCRIPTION_BYTES + size(FLOOR_BYTES)),
+                connections * (CONNECTION_BYTES + size(GATHERED_BYTES_MAX))
+                    + subscribers * (SUBSCRIPTION_BYTES + size(FLOOR_BYTES)),
                 format!("{connections} connections, {subscribers} subscriptions"),
             ),
             row(
                 Component::Delivery,
-                // There is always room for one reader.
-                size(config.delivery_bytes) + size(log.read_ahead_bytes.max(READ_AHEAD_BYTES_MAX)),
+                // There is always room for one reader, and for what several share.
+                size(config.delivery_bytes)
+                    + size(log.read_ahead_bytes.max(READ_AHEAD_BYTES_MAX))
+                    + size(READ_AHEAD_BYTES_MAX),
                 "read or produced for subscribers, not taken".into(),
             ),
             row(

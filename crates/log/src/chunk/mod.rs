@@ -187,6 +187,11 @@ impl Chunk {
         self.epoch
     }
 
+    /// The schema versions its events use.
+    pub fn schemas(&self) -> &[StoredSchema] {
+        &self.schemas
+    }
+
     /// The event at this place.
     pub fn event(&self, index: usize) -> Option<EventRef<'_>> {
         self.events(index..index.saturating_add(1)).next()

@@ -1,10 +1,11 @@
 //! Reading: where to start, and how a reader follows the log at its own pace.
 //!
-//! `disk` reads chunks out of partitions, `seek` finds where to start, `reader` is one consumer's cursor, `cursor`
-//! walks over stored units. All of them see what is visible and nothing else.
+//! `disk` reads chunks out of partitions, `lent` shares them among readers of the same, `seek` finds where to start, `reader` is
+//! one consumer's cursor, `cursor` walks over stored units. All of them see what is visible and nothing else.
 
 mod cursor;
 mod disk;
+mod lent;
 mod reader;
 mod restore;
 mod seek;
@@ -13,6 +14,7 @@ use dbstreamd_model::{Lsn, Offset, Timestamp};
 
 pub use cursor::{UnitCursor, UnitRecord};
 pub(crate) use disk::{chunk_at, verify_newest};
+pub(crate) use lent::{LastRead, Lent};
 pub use reader::{READ_AHEAD_BYTES_MAX, Reader};
 pub use restore::SchemaCandidate;
 pub(crate) use restore::identify;

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_model::Offset;
+use dbstreamd_model::{Epoch, Offset};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, watch};
 use tokio::task::JoinHandle;
 
 use super::disk::{self, Budget};
+use super::lent::Held;
 use crate::chunk::{Chunk, ChunkSlice};
 use crate::error::LogError;
 use crate::log::Watermarks;
@@ -17,12 +18,16 @@ use crate::shared::Shared;
 use crate::stream::Stream;
 
 /// What a reader takes from disk in one go: several chunks, so that it need not go there for each, and few enough
-/// that ten thousand lagging readers do not fill the memory.
-const READ_AHEAD: Budget = Budget { chunks: 4, bytes: 512 * 1024 };
+/// that ten thousand lagging readers do not fill the memory. A stream that was quiet has a chunk for each commit, many of which make a
+/// response.
+const READ_AHEAD: Budget = Budget { chunks: 256, bytes: 512 * 1024 };
 
 /// What a reader with chunks from disk holds at most, unless one row alone is larger: the chunks it read ahead, the last of
 /// which passed the limit, and the encoding of the one that is being delivered.
 pub const READ_AHEAD_BYTES_MAX: usize = 2 * READ_AHEAD.bytes;
+
+/// How many chunks are taken out of the ring under one lock: what comes in while a subscriber waits for its next turn.
+const RING_RUN: usize = 16;
 
 type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
@@ -43,7 +48,7 @@ pub struct Reader {
     /// Whether it needs a turn for that.
     takes_turns: bool,
     /// The right to hold what was read from disk; kept until all of it was delivered and the caller came back.
-    held: Option<OwnedSemaphorePermit>,
+    held: Option<Held>,
     /// The place in the line for it. Kept here, so that a dropped future does not lose it.
     turn: Option<Turn>,
     /// A read under way. Kept here, so that a dropped future does not waste it.
@@ -139,10 +144,57 @@ impl Reader {
                 return Ok(None);
             }
             if let Some(chunk) = self.find_in_memory() {
-                return Ok(Some(self.deliver(chunk)));
+                let slice = self.deliver(chunk);
+                self.read_on(marks.visible);
+                return Ok(Some(slice));
             }
             self.read_ahead(marks.visible).await?;
         }
+    }
+
+    /// Goes on through whole chunks that are in memory, for as long as `take` takes them. Never waits. For who makes one
+    /// piece of many small chunks.
+    pub fn take_following(&mut self, mut take: impl FnMut(&Arc<Chunk>) -> bool) {
+        let visible = self.marks.borrow_and_update().visible;
+        while let Some(chunk) = self.ahead.pop_front() {
+            if chunk.first_offset() != self.next || !take(&chunk) {
+                self.ahead.push_front(chunk);
+                return;
+            }
+            self.next = chunk.last_offset().next();
+        }
+        while self.next <= visible {
+            let some: [_; RING_RUN] = self.stream.ring.find_run(self.next);
+            let found = some.iter().flatten().count();
+            for chunk in some.iter().flatten() {
+                // What has come into the ring since is not visible yet.
+                if chunk.first_offset() != self.next || chunk.last_offset() > visible || !take(chunk) {
+                    return;
+                }
+                self.shared.metrics.ring_hits.inc();
+                self.next = chunk.last_offset().next();
+            }
+            if found < RING_RUN {
+                return;
+            }
+        }
+    }
+
+    /// The next chunk, if it is in memory and of this epoch. Never waits.
+    pub fn following(&mut self, epoch: Epoch) -> Option<ChunkSlice> {
+        let visible = self.marks.borrow_and_update().visible;
+        let chunk = match self.ahead.front() {
+            Some(chunk) => Arc::clone(chunk),
+            None if self.next <= visible => self.stream.ring.find(self.next)?,
+            None => return None,
+        };
+        if chunk.first_offset() != self.next || chunk.epoch() != epoch {
+            return None;
+        }
+        if self.ahead.pop_front().is_none() {
+            self.shared.metrics.ring_hits.inc();
+        }
+        Some(self.deliver(chunk))
     }
 
     fn find_in_memory(&mut self) -> Option<Arc<Chunk>> {
@@ -150,6 +202,7 @@ impl Reader {
         if let Some(chunk) = self.stream.ring.find(self.next) {
             self.shared.metrics.ring_hits.inc();
             self.ahead.clear();
+            self.reading = None;
             self.held = None;
             return Some(chunk);
         }
@@ -180,7 +233,7 @@ impl Reader {
         if let Some(turn) = &mut self.turn {
             let permit = turn.await;
             self.turn = None;
-            self.held = Some(permit.map_err(|_| LogError::Closed)?);
+            self.held = Some(Held::new(permit.map_err(|_| LogError::Closed)?, &self.shared, &self.stream));
         }
         Ok(())
     }
@@ -192,19 +245,7 @@ impl Reader {
             if self.takes_turns {
                 self.take_turn().await?;
             }
-            let permit = Arc::clone(&self.shared.disk_reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
-            let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
-            let budget = self.budget;
-            self.reading = Some(tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                let read = shared.store().and_then(|store| disk::read(&store, &stream, from, visible, budget));
-                match &read {
-                    Ok(chunks) => drop(shared.metrics.disk_chunks.inc_by(chunks.len() as u64)),
-                    Err(LogError::Damaged { .. }) => drop(shared.metrics.damaged_chunks.inc()),
-                    Err(_) => {}
-                }
-                read
-            }));
+            self.start_reading(visible);
         }
         if let Some(reading) = &mut self.reading {
             let result = reading.await;
@@ -217,6 +258,46 @@ impl Reader {
             }
         }
         Ok(())
+    }
+}
+
+impl Reader {
+    /// With the last chunk in hand the next ones are read meanwhile, unless others wait in line for that.
+    fn read_on(&mut self, visible: Offset) {
+        let may = self.held.is_some() && self.reading.is_none() && self.shared.read_ahead.available_permits() > 0;
+        if may && self.ahead.is_empty() && self.next <= visible && self.stream.ring.find(self.next).is_none() {
+            self.start_reading(visible);
+        }
+    }
+
+    /// Starts a read from disk. Few are under way at a time in the whole process; of those who want the same, one.
+    fn start_reading(&mut self, visible: Offset) {
+        let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
+        let budget = self.budget;
+        self.reading = Some(tokio::spawn(async move {
+            let _place = stream.lent.place(from).await;
+            let found = stream.lent.find(from, budget);
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            let _permit = Arc::clone(&shared.disk_reads).acquire_owned().await.map_err(|_| LogError::Closed)?;
+            let reading = (Arc::clone(&shared), Arc::clone(&stream));
+            let read = tokio::task::spawn_blocking(move || {
+                let (shared, stream) = reading;
+                shared.store().and_then(|store| disk::read(&store, &stream, from, visible, budget))
+            });
+            let read = read.await.map_err(|error| LogError::Store { action: "read", reason: error.to_string() })?;
+            match &read {
+                Ok(chunks) => {
+                    stream.lent.add(chunks);
+                    shared.last_read.hold(&stream, chunks);
+                    shared.metrics.disk_chunks.inc_by(chunks.len() as u64);
+                }
+                Err(LogError::Damaged { .. }) => drop(shared.metrics.damaged_chunks.inc()),
+                Err(_) => {}
+            }
+            read
+        }));
     }
 }
 

@@ -187,6 +187,76 @@ fn readers_at_the_tail_share_one_chunk_and_its_encoding() {
 }
 
 #[test]
+fn readers_of_the_same_part_of_the_disk_share_what_one_of_them_has_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(LogOptions { tail_ring_bytes: 0, ..small(dir.path()) }).unwrap();
+    let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        for _ in 0..100 {
+            writer.unit(TIME, &bodies(3, 5000));
+            writer.settle().await;
+        }
+        let mut readers = [(); 8].map(|()| log.reader(stream, StartAt::Earliest).unwrap());
+        // Each has the first chunk in hand before any of them goes on.
+        let mut first = Vec::new();
+        for reader in &mut readers {
+            first.push(within(reader.next()).await.unwrap());
+        }
+        let read = log.metrics().disk_chunks.get();
+        assert!(first.iter().all(|slice| std::sync::Arc::ptr_eq(&slice.chunk, &first[0].chunk)));
+        let mut one = log.reader(stream, StartAt::Earliest).unwrap();
+        assert!(std::sync::Arc::ptr_eq(&within(one.next()).await.unwrap().chunk, &first[0].chunk));
+        assert_eq!(log.metrics().disk_chunks.get(), read, "it was read once for all of them");
+        // What nobody has in hand is not kept.
+        drop((first, readers, one));
+        let mut later = log.reader(stream, StartAt::Earliest).unwrap();
+        within(later.next()).await.unwrap();
+        assert!(log.metrics().disk_chunks.get() > read);
+        assert_eq!(read_all(&log, stream, StartAt::Earliest).await.unwrap(), writer.events);
+    });
+}
+
+#[test]
+fn whoever_takes_small_chunks_together_misses_none_of_them() {
+    for tail_ring_bytes in [0, 1 << 20] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(LogOptions { tail_ring_bytes, ..small(dir.path()) }).unwrap();
+        let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+        runtime().block_on(async {
+            let mut writer = Writer::begin(&log, stream).await;
+            for n in 0..120 {
+                writer.unit(TIME, &bodies(1 + n % 3, 20));
+                writer.settle().await;
+            }
+            let mut reader = log.reader(stream, StartAt::Earliest).unwrap();
+            let mut seen: Vec<Seen> = Vec::new();
+            let mut waits = 0;
+            while seen.len() < writer.events.len() {
+                let slice = within(reader.next()).await.unwrap();
+                seen.extend(slice.events().map(Seen::from));
+                waits += 1;
+                let mut taken = 0;
+                reader.take_following(|chunk| {
+                    taken += 1;
+                    // Refuses now and then; the refused one comes next.
+                    let take = taken < 20;
+                    if take {
+                        seen.extend(chunk.events(0..chunk.len()).map(Seen::from));
+                    }
+                    take
+                });
+                if let Some(slice) = reader.following(slice.chunk.epoch()) {
+                    seen.extend(slice.events().map(Seen::from));
+                }
+            }
+            assert_eq!(seen, writer.events);
+            assert!(waits < 30, "{waits} waits for 120 chunks");
+        });
+    }
+}
+
+#[test]
 fn two_streams_are_read_apart_though_they_are_written_together() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(LogOptions { partition_bytes_max: 5000, tail_ring_bytes: 0, ..small(dir.path()) }).unwrap();

@@ -52,7 +52,6 @@ fn server() -> &'static Cluster {
             ("by_scram", "scram-sha-256"),
             ("trusted", "trust"),
             ("locked_out", "reject"),
-            ("by_ident", "gss"),
         ] {
             builder = builder.hba(&format!("host all {role} 127.0.0.1/32 {method}"));
         }
@@ -62,7 +61,7 @@ fn server() -> &'static Cluster {
             .hba("hostssl all postgres 127.0.0.1/32 cert map=anyone");
         let cluster = builder.start().unwrap();
         std::fs::write(cluster.data_dir().join("pg_ident.conf"), "anyone /.* postgres\n").unwrap();
-        for role in ["in_clear", "by_scram", "trusted", "only_encrypted", "locked_out", "by_ident"] {
+        for role in ["in_clear", "by_scram", "trusted", "only_encrypted", "locked_out"] {
             cluster.psql("postgres", &format!("CREATE ROLE {role} LOGIN PASSWORD '{role}_pw'")).unwrap();
         }
         let md5 = "SET password_encryption = md5; CREATE ROLE by_md5 LOGIN PASSWORD 'by_md5_pw'";
