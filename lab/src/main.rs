@@ -120,7 +120,7 @@ fn all(arguments: &All) -> Result<(), LabError> {
         idle::section(binary)?,
         start::section(binary, &arguments.start)?,
     ];
-    report::publish(&machine, &sections, &arguments.output)
+    report::publish("dbstreamd on this machine", &machine, &sections, &arguments.output)
 }
 
 fn main() -> ExitCode {

@@ -52,11 +52,11 @@ pub(crate) struct Output {
 }
 
 /// Prints the sections with the machine and the floors, and stores them when a folder is named.
-pub(crate) fn publish(machine: &Machine, sections: &[Section], output: &Output) -> Result<(), LabError> {
+pub(crate) fn publish(title: &str, machine: &Machine, sections: &[Section], output: &Output) -> Result<(), LabError> {
     let findings: Vec<Finding> = sections.iter().flat_map(|section| section.findings.clone()).collect();
     let name = if let [section] = sections { section.name } else { "bench" };
     let date = now()?;
-    let mut text = format!("# dbstreamd on this machine\n\n{date}. {}\n", machine.text());
+    let mut text = format!("# {title}\n\n{date}. {}\n", machine.text());
     for section in sections {
         text += "\n";
         text += section.text.trim_end();

@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     machine.with("dbstreamd", references::version(&arguments.binary).unwrap_or_else(|| "of unknown version".into()));
     let section = section(&arguments.binary, &arguments.size)?;
-    publish(&machine, &[section], &arguments.output)
+    publish("dbstreamd: starting", &machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark.

@@ -86,7 +86,7 @@ struct Outcome {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     let section = section(&arguments.grid, &arguments.binary, &mut machine)?;
-    publish(&machine, &[section], &arguments.output)
+    publish("dbstreamd: draining", &machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark.

@@ -13,7 +13,7 @@ use std::process::Command;
 use dbstreamd_throwaway::Cluster;
 use serde_json::json;
 
-use crate::daemon::{Daemon, Setup, get};
+use crate::daemon::{Daemon, Setup};
 use crate::error::{LabError, io};
 use crate::machine::Machine;
 use crate::meter::{Client, Meter};
@@ -53,7 +53,6 @@ pub(crate) struct Length {
     foreign_max: f64,
     /// The NATS server.
     #[arg(long, default_value = "nats-server", value_name = "PROGRAM")]
-    #[cfg_attr(not(feature = "jetstream"), expect(dead_code, reason = "the reference is not built in"))]
     nats_server: PathBuf,
 }
 
@@ -132,7 +131,7 @@ struct Caches {
 
 impl Caches {
     fn of(daemon: &Daemon) -> Result<Self, LabError> {
-        let metrics = get(daemon.http(), "/metrics").unwrap_or_default();
+        let metrics = daemon.metrics().unwrap_or_default();
         let used = |component: &str| {
             let line = format!("dbstreamd_memory_used_bytes{{component=\"{component}\"}} ");
             let value = metrics.lines().find_map(|text| text.strip_prefix(&line)?.parse::<f64>().ok());

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use dbstreamd_source::postgres::{ConnectOptions, Connection, PgError, Secret, SessionKind};
-use dbstreamd_throwaway::Cluster;
+use dbstreamd_throwaway::{Cluster, ThrowawayError};
 
 use crate::{connect, login, options, refusal, server};
 
