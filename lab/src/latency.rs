@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
         machine.with(label, references::version(binary).unwrap_or_else(|| "of unknown version".into()));
     }
     let section = section(&arguments.pace, &arguments.rules, &binaries)?;
-    publish("From commit-return to delivery", &machine, &[section], &arguments.output)
+    publish("dbstreamd: latency", &machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark with one or several daemons, each with its label.

@@ -42,7 +42,7 @@ Examples:
       --clients pg-recvlogical,dbstreamd --transports tcp
   Does all of it work at all, as CI asks (ratios of so few rows mean nothing):
     dbstreamd-lab all --binary target/release/dbstreamd \\
-      --rows 20000 --transactions 2000 --runs 1 --repeats 0 --log-bytes 50000000
+      --rows 20000 --transactions 2000 --runs 1 --repeats 0 --log-bytes 50000000 --latency-runs 1 --latency-seconds 1
   For programs:
     dbstreamd-lab drain --binary target/release/dbstreamd --json > drain.json
 

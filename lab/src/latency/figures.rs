@@ -12,6 +12,8 @@ use crate::report::{Finding, Section, median};
 
 /// Achieved below this share of the wanted rate, a run says nothing about that rate.
 const RATE_SHARE_MIN: f64 = 0.95;
+/// A floor is not judged by fewer runs.
+const FLOOR_RUNS_MIN: usize = 5;
 /// What is shown of each distribution.
 const QUANTILES: [(&str, f64); 5] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)];
 
@@ -117,7 +119,9 @@ impl Figures {
             runs().filter(|run| run.foreign_cores.is_nan() || run.foreign_cores > rules.foreign_max).count();
         let most = runs().map(|run| run.foreign_cores).fold(0.0, f64::max);
         let all = runs().count();
-        let refusal = if slow > 0 {
+        let refusal = if ours.runs.len() < FLOOR_RUNS_MIN {
+            Some(format!("{} runs; a floor is judged by {FLOOR_RUNS_MIN} at least", ours.runs.len()))
+        } else if slow > 0 {
             Some(format!("{slow} of {all} runs did not reach the rate"))
         } else if disturbed > 0 {
             Some(format!("disturbed: in {disturbed} of {all} runs others used the machine, up to {most:.2} cores"))
@@ -220,7 +224,9 @@ mod tests {
     fn figures(foreign_cores: f64, achieved: f64) -> Figures {
         let way = |label, micros: f64| Contender {
             label: String::from(label),
-            runs: vec![Run { micros: vec![micros; 100], achieved, foreign_cores, steps: Vec::new() }],
+            runs: (0..FLOOR_RUNS_MIN)
+                .map(|_| Run { micros: vec![micros; 100], achieved, foreign_cores, steps: Vec::new() })
+                .collect(),
         };
         let disk = |p50| vec![Disk { p50, p99: 1000.0 }];
         Figures {
@@ -245,9 +251,12 @@ mod tests {
     #[test]
     fn runs_that_were_disturbed_or_too_slow_are_not_judged() {
         let reasons = |figures| findings(&figures).into_iter().map(Result::unwrap_err).collect::<Vec<_>>().join("\n");
-        assert!(reasons(figures(0.5, 1000.0)).contains("disturbed: in 2 of 2 runs"));
+        assert!(reasons(figures(0.5, 1000.0)).contains("disturbed: in 10 of 10 runs"));
         assert!(reasons(figures(f64::NAN, 1000.0)).contains("disturbed"));
         assert!(reasons(figures(0.0, 900.0)).contains("did not reach the rate"));
+        let mut few = figures(0.0, 1000.0);
+        few.daemons[1].runs.pop();
+        assert!(reasons(few).contains("4 runs; a floor is judged by 5"));
     }
 
     #[test]
