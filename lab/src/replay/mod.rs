@@ -53,7 +53,6 @@ pub(crate) struct Length {
     foreign_max: f64,
     /// The NATS server.
     #[arg(long, default_value = "nats-server", value_name = "PROGRAM")]
-    #[cfg_attr(not(feature = "jetstream"), expect(dead_code, reason = "the reference is not built in"))]
     nats_server: PathBuf,
 }
 
