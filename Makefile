@@ -3,14 +3,18 @@
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/dbstreamd/target
 # The Python that scripts/setup.sh prepares, for the tests' foreign client.
 export DBSTREAMD_PYTHON ?= $(HOME)/.cache/dbstreamd/python/bin/python
+# The Python that `make bench-setup` prepares, for the benchmarks' optional references.
+export DBSTREAMD_BENCH_PYTHON ?= $(HOME)/.cache/dbstreamd/bench-python/bin/python
 
-# Where `make bench` leaves its table.
+# Where `make bench` leaves its report and plots.
 BENCH_RESULTS ?= lab/results
+# Which benchmark: all, or one of those that `dbstreamd-lab --help` lists.
+BENCH ?= all
 # For example: make demo ARGS="--seconds 60 --rate 500"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-matrix lint bench torture
+.PHONY: help setup build demo test test-matrix lint bench bench-setup torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,10 +47,14 @@ lint: ## Check formatting and lints, as CI does
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
-bench: ## Drain the same WAL with pg_recvlogical and with dbstreamd, and write the table
+# For example: make bench BENCH=drain ARGS="--rows 100000 --transactions 10000 --runs 1 --workloads t2"
+bench: ## Measure against pg_recvlogical and others, side by side, and write the report (BENCH=drain ARGS="--runs 1 ..")
 	@scripts/setup.sh
 	cargo build --release -p dbstreamd -p dbstreamd-lab
-	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" drain --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results "$(BENCH_RESULTS)" $(ARGS)
+	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" $(BENCH) --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results "$(BENCH_RESULTS)" $(ARGS)
+
+bench-setup: ## Install the references that `make bench` skips when absent: psycopg2, Debezium with Java 17
+	@scripts/setup.sh bench
 
 # Cycles of faults and cases of schema changes of `make torture`, and their seed: from the clock unless given, and printed.
 CYCLES ?= 20

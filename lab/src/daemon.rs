@@ -82,11 +82,6 @@ impl Daemon {
         &self.grpc
     }
 
-    /// `host:port` of its HTTP port.
-    pub(crate) fn http(&self) -> &str {
-        &self.http
-    }
-
     /// Its data directory.
     pub(crate) fn data(&self) -> &Path {
         &self.data
@@ -126,6 +121,11 @@ impl Daemon {
         let answer: Value =
             get(&self.http, "/v1/streams").and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default();
         answer.pointer("/streams/0").cloned().unwrap_or(Value::Null)
+    }
+
+    /// What `/metrics` says now; none while nobody answers.
+    pub(crate) fn metrics(&self) -> Option<String> {
+        get(&self.http, "/metrics")
     }
 
     /// Stops it cleanly, and waits for that.

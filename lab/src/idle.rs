@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     machine.with("dbstreamd", references::version(&arguments.binary).unwrap_or_else(|| "of unknown version".into()));
     let section = section(&arguments.binary)?;
-    publish("An idle daemon", &machine, &[section], &arguments.output)
+    publish(&machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark.
@@ -47,22 +47,23 @@ pub(crate) fn section(binary: &Path) -> Result<Section, LabError> {
     )?;
     let mut seen = Vec::new();
     for start in 1..=STARTS {
-        let rss = once(&cluster, binary)?;
-        eprintln!("idle {start}/{STARTS}: {:.1} MB", megabytes(rss));
-        seen.push(rss);
+        let idle = once(&cluster, binary)?;
+        eprintln!("idle {start}/{STARTS}: {:.1} MB, {:.4} cores", megabytes(idle.rss), idle.cores);
+        seen.push(idle);
     }
-    let highest = seen.iter().copied().max().unwrap_or(0);
-    let figure = megabytes(highest);
+    let figure = megabytes(seen.iter().map(|idle| idle.rss).max().unwrap_or(0));
+    let cores = seen.iter().map(|idle| idle.cores).fold(0.0, f64::max);
     Ok(Section {
         name: "idle",
         text: format!(
-            "## An idle daemon\n\nOne source, profile `small`, nothing to read: {figure:.1} MB resident, the highest in {STARTS} \
-             starts, looked at for {} s each.\n",
+            "## An idle daemon\n\nOne source, profile `small`, nothing to read: {figure:.1} MB resident and {:.1} % of a core, the \
+             highest in {STARTS} starts, looked at for {} s each.\n",
+            100.0 * cores,
             WATCHED.as_secs()
         ),
         findings: vec![Finding { key: "idle.rss", seen: Ok(figure) }],
         plots: Vec::new(),
-        data: json!({ "rss_bytes": seen }),
+        data: json!(seen),
         failures: Vec::new(),
     })
 }
@@ -72,17 +73,27 @@ fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-fn once(cluster: &Cluster, binary: &Path) -> Result<u64, LabError> {
+/// One start.
+#[derive(serde::Serialize)]
+struct Idle {
+    /// The highest, in bytes.
+    rss: u64,
+    /// CPU it used while it was looked at.
+    cores: f64,
+}
+
+fn once(cluster: &Cluster, binary: &Path) -> Result<Idle, LabError> {
     let folder = tempfile::tempdir().map_err(io("temporary folder"))?;
     let (url, config) = (cluster.url("postgres"), "[memory]\nprofile = \"small\"\n");
     let setup = Setup { binary, folder: folder.path(), url: &url, slot: "lab_idle", publication: "lab", config };
     let mut daemon = Daemon::start(&setup)?;
     daemon.wait_streaming()?;
-    let (since, mut highest) = (Instant::now(), 0);
+    let (since, before, mut rss) = (Instant::now(), procfs::cpu_seconds(daemon.pid())?, 0);
     while since.elapsed() < WATCHED {
-        highest = procfs::rss(daemon.pid())?.max(highest);
+        rss = procfs::rss(daemon.pid())?.max(rss);
         std::thread::sleep(LOOK);
     }
+    let cores = (procfs::cpu_seconds(daemon.pid())? - before) / since.elapsed().as_secs_f64();
     daemon.stop()?;
-    Ok(highest)
+    Ok(Idle { rss, cores })
 }

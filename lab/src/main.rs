@@ -10,6 +10,7 @@ mod fanout;
 mod floors;
 mod idle;
 mod judge;
+mod latency;
 mod lean;
 mod machine;
 mod meter;
@@ -20,6 +21,7 @@ mod receiver;
 mod references;
 mod replay;
 mod report;
+mod start;
 mod subscriber;
 mod workload;
 
@@ -39,7 +41,8 @@ Examples:
     dbstreamd-lab drain --binary target/release/dbstreamd --rows 100000 --runs 1 --workloads t2 \\
       --clients pg-recvlogical,dbstreamd --transports tcp
   Does all of it work at all, as CI asks (ratios of so few rows mean nothing):
-    dbstreamd-lab all --binary target/release/dbstreamd --rows 20000 --transactions 2000 --runs 1 --repeats 0
+    dbstreamd-lab all --binary target/release/dbstreamd \\
+      --rows 20000 --transactions 2000 --runs 1 --repeats 0 --log-bytes 50000000
   For programs:
     dbstreamd-lab drain --binary target/release/dbstreamd --json > drain.json
 
@@ -69,6 +72,10 @@ enum Command {
     Fanout(fanout::Arguments),
     /// The whole log to one subscriber, and to some at once.
     Replay(replay::Arguments),
+    /// The time from the return of a commit to its delivery, beside a raw receiver and an fdatasync.
+    Latency(latency::Arguments),
+    /// How long a daemon with a large log takes to start.
+    Start(start::Arguments),
     /// A client of the benchmarks: the raw receiver.
     #[command(hide = true)]
     Receive(receiver::Arguments),
@@ -96,14 +103,24 @@ struct All {
     #[command(flatten)]
     drain: drain::Grid,
     #[command(flatten)]
+    latency: latency::Pace,
+    #[command(flatten)]
+    start: start::Size,
+    #[command(flatten)]
     output: report::Output,
 }
 
 fn all(arguments: &All) -> Result<(), LabError> {
     let mut machine = Machine::look();
-    let sections =
-        [drain::section(&arguments.drain, &arguments.binary, &mut machine)?, idle::section(&arguments.binary)?];
-    report::publish("What dbstreamd does on this machine", &machine, &sections, &arguments.output)
+    let binary = &arguments.binary;
+    let rules = arguments.drain.rules();
+    let sections = [
+        drain::section(&arguments.drain, binary, &mut machine)?,
+        latency::section(&arguments.latency, &rules, &[("dbstreamd".into(), binary.clone())])?,
+        idle::section(binary)?,
+        start::section(binary, &arguments.start)?,
+    ];
+    report::publish(&machine, &sections, &arguments.output)
 }
 
 fn main() -> ExitCode {
@@ -113,6 +130,8 @@ fn main() -> ExitCode {
         Command::Idle(arguments) => idle::run(&arguments),
         Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Latency(arguments) => latency::run(&arguments),
+        Command::Start(arguments) => start::run(&arguments),
         Command::Receive(arguments) => receiver::run(&arguments),
         Command::Subscribe(arguments) => subscriber::run(&arguments),
         Command::Read(arguments) => replay::reader::run(&arguments),

@@ -1,8 +1,8 @@
 //! What a run cost: time, CPU of everybody who took part, memory, and the CPU of everybody else (*foreign*).
 //!
-//! Foreign CPU is what the machine was busy with (/proc/stat, time stolen by its host included) less the lab's own tree: the
-//! lab, its clients, and the throwaway PostgreSQL, which is its child. The kernel's threads count as foreign, so does whatever
-//! runs outside of this process' view of /proc.
+//! Foreign CPU is what the machine was busy with (/proc/stat, time stolen by its host included) less the lab's own tree (the
+//! lab, its clients, and the throwaway PostgreSQL, which is its child) and less the kernel's threads, which write files for whom
+//! it asks. Whatever runs outside of this process' view of /proc is foreign.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -51,7 +51,10 @@ impl Meter {
         let spent = |pid: u32| after.tree_seconds(pid) - self.before.tree_seconds(pid);
         let busy = after.busy_seconds() - self.before.busy_seconds();
         let (server_cpu, own) = (spent(self.server), spent(std::process::id()));
-        Ok(Window { seconds, server_cpu, foreign_cores: ((busy - own) / seconds).max(0.0), after })
+        let kernel = after.kernel_seconds() - self.before.kernel_seconds();
+        // Taking a snapshot takes time itself: the window of the busy time is a little longer than the client's.
+        let window = after.at().duration_since(self.before.at()).as_secs_f64();
+        Ok(Window { seconds, server_cpu, foreign_cores: ((busy - own - kernel) / window).max(0.0), after })
     }
 }
 
@@ -171,6 +174,18 @@ mod tests {
         assert!(window.cpu(client.pid()) > 0.0);
         assert!(client.peak_rss() > 0);
         assert_eq!(client.finish().unwrap().trim(), "done");
+    }
+
+    #[test]
+    fn a_process_that_is_nobodys_child_here_is_foreign() {
+        let meter = Meter::start(std::process::id()).unwrap();
+        // Its parent ends at once, so it is adopted by another process than this one. Others on the machine only add to it.
+        let burn = "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; echo done";
+        let script = format!("(setsid sh -c '{burn}') & exit 0");
+        let output = Command::new("/bin/sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "done");
+        let window = meter.stop().unwrap();
+        assert!(window.foreign_cores > 0.2, "{}", window.foreign_cores);
     }
 
     #[test]

@@ -21,8 +21,10 @@ const BAR: i32 = 26;
 const HEAD: i32 = 44;
 const FOOT: i32 = 14;
 /// Where bars begin, and the longest ends.
-const LEFT: i32 = 300;
-const RIGHT: i32 = 800;
+const LEFT: i32 = 330;
+const RIGHT: i32 = 830;
+/// A font of so many pixels is asked for by its line height.
+const FONT_SCALE: f64 = 1.24;
 const INK: RGBColor = RGBColor(40, 40, 40);
 const OURS: RGBColor = RGBColor(38, 112, 196);
 const THEIRS: RGBColor = RGBColor(176, 184, 194);
@@ -47,7 +49,9 @@ where
     let area = backend.into_drawing_area();
     let say = |error: plotters::drawing::DrawingAreaErrorKind<B::ErrorType>| error.to_string();
     let text = |size: i32, side: HPos| {
-        TextStyle::from(("sans-serif", size).into_font()).color(&INK).pos(Pos::new(side, VPos::Center))
+        TextStyle::from(("sans-serif", FONT_SCALE * f64::from(size)).into_font())
+            .color(&INK)
+            .pos(Pos::new(side, VPos::Center))
     };
     #[expect(clippy::cast_possible_truncation, reason = "between LEFT and RIGHT")]
     let x = |value: f64| LEFT + (value / longest * f64::from(RIGHT - LEFT)) as i32;

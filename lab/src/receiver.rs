@@ -13,13 +13,14 @@ use bytes::BytesMut;
 use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
 use postgres_protocol::message::frontend;
 use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 
 use crate::error::{LabError, io};
 
 /// As `pg_recvlogical`'s default.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// One read fetches at most this much.
-const READ_BYTES_MAX: usize = 64 * 1024;
+const READ_BYTES_MAX: usize = 512 * 1024;
 /// XLogData: its tag, two positions and a time.
 const XLOG_HEADER_BYTES: usize = 1 + 3 * 8;
 /// Where a keepalive says whether it wants an answer: behind its tag, a position and a time.
@@ -50,6 +51,12 @@ pub(crate) struct Arguments {
     /// Ends once the server has sent everything before this LSN.
     #[arg(long)]
     end_lsn: String,
+    /// Pause before each read, in microseconds.
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
+    /// What is asked of the kernel as the socket's receive buffer, in bytes; by default it decides itself.
+    #[arg(long)]
+    receive_buffer: Option<usize>,
 }
 
 /// What came.
@@ -77,6 +84,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
         let address = format!("{}:{}", arguments.host, arguments.port);
         let stream = TcpStream::connect(&address).map_err(io(address))?;
         stream.set_nodelay(true).map_err(io("TCP_NODELAY"))?;
+        if let Some(bytes) = arguments.receive_buffer {
+            SockRef::from(&stream).set_recv_buffer_size(bytes).map_err(io("SO_RCVBUF"))?;
+        }
         receive(stream, arguments, &password, end)?
     };
     println!("{}", serde_json::json!(received));
@@ -90,7 +100,14 @@ pub(crate) fn parse_lsn(text: &str) -> Option<u64> {
 }
 
 fn receive(stream: impl Read + Write, arguments: &Arguments, password: &str, end: u64) -> Result<Received, LabError> {
-    let mut wire = Wire { stream, input: vec![0; READ_BYTES_MAX], from: 0, to: 0, output: BytesMut::new() };
+    let mut wire = Wire {
+        stream,
+        input: vec![0; READ_BYTES_MAX],
+        from: 0,
+        to: 0,
+        output: BytesMut::new(),
+        pause: Duration::from_micros(arguments.pause),
+    };
     wire.log_in(arguments, password)?;
     let (slot, publication) = (&arguments.slot, &arguments.publication);
     let start = format!(
@@ -110,6 +127,8 @@ struct Wire<S> {
     from: usize,
     to: usize,
     output: BytesMut,
+    /// Before each read of the drain.
+    pause: Duration,
 }
 
 impl<S: Read + Write> Wire<S> {
@@ -203,6 +222,9 @@ impl<S: Read + Write> Wire<S> {
         let mut position = 0;
         let mut told = Instant::now();
         loop {
+            if !self.pause.is_zero() {
+                std::thread::sleep(self.pause);
+            }
             self.fill()?;
             let mut asked = false;
             while let Some((tag, length)) = self.whole() {

@@ -56,7 +56,7 @@ pub(crate) fn version(program: &Path) -> Option<String> {
 }
 
 /// The first line on stdout (or stderr) of a command that succeeds.
-fn first_line(command: &mut Command, stderr: bool) -> Option<String> {
+pub(crate) fn first_line(command: &mut Command, stderr: bool) -> Option<String> {
     let output = command.stdin(Stdio::null()).output().ok()?;
     let text = if stderr { output.stderr } else { output.stdout };
     let line = String::from_utf8_lossy(&text).lines().next()?.trim().to_owned();

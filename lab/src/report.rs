@@ -1,5 +1,6 @@
 //! What a benchmark found, and the report it goes into: markdown, plots, or JSON.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -42,7 +43,7 @@ pub(crate) struct Section {
 /// Where reports go. Part of every benchmark's arguments.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Output {
-    /// Folder for the report (markdown) and its plots (SVG), with the date in their names; without it the report is only printed.
+    /// Folder for the report (markdown) and its plots (SVG), with date and time in their names; without it the report is only printed.
     #[arg(long)]
     pub(crate) results: Option<PathBuf>,
     /// Print JSON instead of markdown.
@@ -51,11 +52,11 @@ pub(crate) struct Output {
 }
 
 /// Prints the sections with the machine and the floors, and stores them when a folder is named.
-pub(crate) fn publish(title: &str, machine: &Machine, sections: &[Section], output: &Output) -> Result<(), LabError> {
+pub(crate) fn publish(machine: &Machine, sections: &[Section], output: &Output) -> Result<(), LabError> {
     let findings: Vec<Finding> = sections.iter().flat_map(|section| section.findings.clone()).collect();
-    let name = sections.iter().map(|section| section.name).collect::<Vec<_>>().join("-");
-    let date = today()?;
-    let mut text = format!("# {title}\n\n{date}. {}\n", machine.text());
+    let name = if let [section] = sections { section.name } else { "bench" };
+    let date = now()?;
+    let mut text = format!("# dbstreamd on this machine\n\n{date}. {}\n", machine.text());
     for section in sections {
         text += "\n";
         text += section.text.trim_end();
@@ -80,15 +81,21 @@ pub(crate) fn publish(title: &str, machine: &Machine, sections: &[Section], outp
     if output.json {
         let data: serde_json::Map<String, Value> =
             sections.iter().map(|section| (section.name.to_owned(), section.data.clone())).collect();
-        println!(
-            "{:#}",
-            json!({ "date": date, "machine": machine, "benchmarks": data, "floors": floors::json(&findings) })
-        );
+        let report = json!({ "date": date, "machine": machine, "benchmarks": data, "floors": floors::json(&findings) });
+        say(&format!("{report:#}"))?;
     } else {
-        println!("{text}");
+        say(&text)?;
     }
     let failures: Vec<&str> = sections.iter().flat_map(|section| &section.failures).map(String::as_str).collect();
     if failures.is_empty() { Ok(()) } else { Err(LabError::Failed(failures.join("; "))) }
+}
+
+/// Prints. Whoever closes the pipe early has seen enough.
+fn say(text: &str) -> Result<(), LabError> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(io("standard output")),
+    }
 }
 
 fn plot_file(section: &str, plot: &Plot, date: &str) -> String {
@@ -101,8 +108,9 @@ fn write(file: &Path, text: &str) -> Result<(), LabError> {
     Ok(())
 }
 
-fn today() -> Result<String, LabError> {
-    let output = std::process::Command::new("date").arg("+%Y-%m-%d").output().map_err(io("date"))?;
+/// Date and minute, so that a quick look does not replace a report of the same day.
+fn now() -> Result<String, LabError> {
+    let output = std::process::Command::new("date").arg("+%Y-%m-%d-%H%M").output().map_err(io("date"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 

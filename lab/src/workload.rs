@@ -46,7 +46,7 @@ const ORIGIN: &str = "lab_origin";
 pub(crate) const RUN_SLOT: &str = "lab_run";
 const PUBLICATION: &str = "lab";
 
-/// Rows of about 184 bytes of pgoutput: five columns, as in a small orders table.
+/// Rows of about 150 bytes of pgoutput: five columns, as in a small orders table.
 const TABLE: &str =
     "CREATE TABLE load (id bigint PRIMARY KEY, customer int, state text, note text, amount numeric(12,2))";
 const ROW: &str = "g, (g % 100000)::int, (ARRAY['new','paid','sent','done'])[1 + g % 4], md5(g::text) || '-' || md5((g + 1)::text) || '-' || md5((g * 7)::text), (g % 1000000)::numeric / 100";

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::support::{Command, daemon::run};
+use crate::support::{Command, Daemon, daemon::run};
 
 fn refused(toml: &str, words: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
@@ -78,4 +78,24 @@ fn a_port_in_use_names_the_address() {
         assert_eq!(done.status.code(), Some(1));
         assert!(done.error_line().contains(&address) && done.error_line().contains("in use"), "{}", done.error_line());
     }
+}
+
+#[test]
+fn the_interface_that_sockets_and_files_use_is_said_and_an_unknown_one_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("dbstreamd.toml");
+    let of = |io: &str| {
+        std::fs::write(
+            &config,
+            format!("io = \"{io}\"\n[[source]]\nname = \"a\"\nurl = \"postgres://u@127.0.0.1:1/d\"\n"),
+        )
+        .unwrap();
+        ["--config".to_owned(), config.to_str().unwrap().to_owned()]
+    };
+    let daemon = Daemon::start_with(&of("io_uring"), &dir.path().join("data"));
+    let io = daemon.health()["io"].clone();
+    assert_eq!((&io["setting"], &io["chosen"]), (&"io_uring".into(), &"epoll".into()));
+    assert!(io["why"].as_str().unwrap().contains("io_uring"), "{io}");
+    assert!(daemon.stderr().contains("is not followed"), "{}", daemon.stderr());
+    refused("io = \"uring\"\n[[source]]\nname = \"a\"\nurl = \"postgres://h/d\"\n", &["uring", "epoll"]);
 }

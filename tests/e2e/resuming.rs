@@ -33,6 +33,38 @@ fn a_clean_stop_exits_0_and_the_stream_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_stream_whose_tables_were_dropped_goes_on_and_delivers_what_they_held() {
+    let cluster = cluster();
+    let url = database(&cluster, "shop", "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)");
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("dbstreamd.toml");
+    let source = format!("[[source]]\nname = \"shop\"\nurl = \"{url}\"\ntables = [\"public.a\", \"public.b\"]\n");
+    std::fs::write(&config, source).unwrap();
+    let start = || Daemon::start_with(&["--config".into(), config.to_str().unwrap().into()], &dir.path().join("data"));
+    let mut daemon = start();
+    daemon.wait_streaming();
+    assert!(daemon.stop().success());
+    // One of them, with rows that nobody has read yet; then the other one too.
+    cluster.psql("shop", "INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); DROP TABLE b").unwrap();
+    let mut daemon = start();
+    wait_visible(&daemon, 2);
+    assert!(daemon.stderr().contains("the table pattern public.b matches no table"), "{}", daemon.stderr());
+    assert!(daemon.stop().success());
+    cluster.psql("shop", "INSERT INTO a VALUES (2); DROP TABLE a").unwrap();
+    let mut daemon = start();
+    wait_visible(&daemon, 3);
+    assert!(daemon.stop().success());
+    // A table of the name that comes back is published with the next start.
+    cluster.psql("shop", "CREATE TABLE a (id int PRIMARY KEY)").unwrap();
+    let daemon = start();
+    daemon.wait_streaming();
+    cluster.psql("shop", "INSERT INTO a VALUES (3)").unwrap();
+    wait_visible(&daemon, 4);
+    let ids: Vec<_> = daemon.everything("shop").iter().map(|event| event["after"]["id"].clone()).collect();
+    assert_eq!(ids, ["1", "1", "2", "3"]);
+}
+
+#[test]
 fn kill_9_under_load_loses_doubles_and_reorders_nothing() {
     let (rounds, writers, per_round) = (4, 2, 250);
     let cluster = cluster();

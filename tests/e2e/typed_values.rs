@@ -92,6 +92,25 @@ fn a_typed_value_of_every_type_converts_back_to_what_the_server_holds() {
 }
 
 #[test]
+fn an_array_of_five_million_elements_arrives_in_typed_form() {
+    let cluster = cluster();
+    let url = database(&cluster, "shop", "CREATE TABLE t (id int PRIMARY KEY, v int4[])");
+    let daemon = Daemon::serving(&[&url]);
+    cluster.psql("shop", "INSERT INTO t SELECT 1, array_agg(g) FROM generate_series(1, 5000000) g").unwrap();
+    wait_visible(&daemon, 1);
+    let taken_in = daemon.peak_rss();
+    let rows = typed_rows(&daemon, 1);
+    let peak = daemon.peak_rss();
+    eprintln!("peak RSS {} MiB, delivered {} MiB", taken_in >> 20, peak >> 20);
+    let Some(Kind::Array(array)) = &rows["t"][0].values[1].kind else { panic!("no array") };
+    assert_eq!(array.dimensions, [proto::Dimension { length: 5_000_000, lower_bound: 1 }]);
+    assert!((1..=5_000_000).eq(array.elements.iter().map(|element| match element.kind {
+        Some(Kind::Integer(number)) => number,
+        _ => 0,
+    })));
+}
+
+#[test]
 fn typed_values_of_a_source_in_binary_form_convert_back_where_they_have_a_case() {
     let cluster = cluster();
     let url = database(&cluster, "shop", "");

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{ConsumerState, Divergence, EpochRecord, Log, LogError, Skip, TableName, Watermarks};
+use dbstreamd_log::{
+    ConsumerState, Divergence, EpochRecord, LatencyHistogram, Log, LogError, Skip, TableName, Watermarks,
+};
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName, Timestamp};
 use dbstreamd_source::{Control, Inquiry, Lifecycle, SlotHealth, State, StreamStatus};
 
@@ -165,6 +167,8 @@ pub(crate) struct Directory {
     pub(crate) registry: Arc<Registry>,
     /// What happened lately.
     pub(crate) notices: Notices,
+    /// How long visible events take until a subscriber's connection has them.
+    pub(crate) visible_to_sent: LatencyHistogram,
     /// Held while a stream's wish and what is stored of it change together.
     pub(crate) pausing: tokio::sync::Mutex<()>,
     /// Where consumers cannot go on.
@@ -181,7 +185,8 @@ impl Directory {
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         let (pausing, parking) = (tokio::sync::Mutex::default(), Parking::default());
-        Self { log, entries, registry: Arc::default(), notices, pausing, parking }
+        let visible_to_sent = LatencyHistogram::for_many();
+        Self { log, entries, registry: Arc::default(), notices, visible_to_sent, pausing, parking }
     }
 
     pub(crate) fn log(&self) -> &Log {

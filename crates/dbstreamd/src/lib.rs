@@ -15,6 +15,7 @@ mod filter;
 mod grpc;
 mod holds;
 mod http;
+pub mod io;
 pub mod json;
 pub mod memory;
 mod notices;

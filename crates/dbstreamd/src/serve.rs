@@ -125,8 +125,11 @@ impl Api {
         let limits =
             grpc::Limits { connections_max: config.grpc.connections_max, subscribers_max: config.grpc.subscribers_max };
         let delivery = DeliveryBudget::new(config.delivery_bytes);
+        let io = config.io.choose();
+        io.report();
         let shared = Arc::new(http::Shared {
             directory: Arc::clone(&directory),
+            io,
             memory: Live { budget: config.memory.clone(), window, delivery: delivery.clone() },
             subscribers: Arc::clone(&subscribers),
             subscribers_max: config.grpc.subscribers_max,

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::Instant;
 
 use dbstreamd_model::{Epoch, Lsn, Offset, Op, SchemaId, Timestamp};
 use tokio::sync::{oneshot, watch};
@@ -91,7 +92,7 @@ pub(crate) struct Restart {
 /// One stream's write side. There is at most one at a time; dropping it makes room for another.
 ///
 /// ```text
-///   begin_session ─▶ ( begin_unit ─▶ append* ─▶ end_unit │ idle │ schema │ add_credit │ pump )* ─▶ begin_session …
+///   begin_session ─▶ ( begin_unit ─▶ append* ─▶ end_unit │ idle │ schema │ received_at │ add_credit │ pump )* ─▶ begin_session …
 /// ```
 pub struct Appender {
     shared: Arc<Shared>,
@@ -115,6 +116,10 @@ pub struct Appender {
     /// How far the source may forget once everything handed over and every whole unit in the builder is durable.
     confirm: Lsn,
     credit: Option<Credit>,
+    /// When what is appended now was received.
+    received_at: Option<Instant>,
+    /// When the end of the oldest whole unit in the builder was received.
+    whole_since: Option<Instant>,
     /// Which life of the log the session was begun in.
     life: u64,
     /// The caller broke the order of calls: nothing more is stored, and the next `pump` says why.
@@ -148,6 +153,8 @@ impl Appender {
             sent_tables: VecDeque::new(),
             confirm: Lsn::ZERO,
             credit: None,
+            received_at: None,
+            whole_since: None,
             life: 0,
             misuse: Some("a session must be begun before anything is appended"),
         }
@@ -160,6 +167,7 @@ impl Appender {
     /// When the log does not write any more.
     pub async fn begin_session(&mut self) -> Result<Resume, LogError> {
         (self.builder, self.open, self.credit) = (Builder::default(), None, None);
+        self.whole_since = None;
         self.new_tables.clear();
         self.sent_tables.clear();
         let (reply, answer) = oneshot::channel();
@@ -214,6 +222,7 @@ impl Appender {
     /// When the log does not write any more; whether there is a new epoch is then seen after the next start.
     pub async fn raise_epoch(&mut self, broken: EpochBreak) -> Result<EpochRecord, LogError> {
         (self.builder, self.open, self.credit) = (Builder::default(), None, None);
+        self.whole_since = None;
         self.misuse = Some("a session must be begun in the new epoch before anything is appended");
         let (reply, answer) = oneshot::channel();
         self.shared.send(Command::RaiseEpoch { stream: Arc::clone(&self.stream), broken, reply })?;
@@ -272,6 +281,7 @@ impl Appender {
             return self.idle(end_lsn, false);
         }
         self.builder.end_unit(end_lsn, self.hasher.finish());
+        self.whole_since = self.whole_since.or(self.received_at);
         self.confirm = self.confirm.max(end_lsn);
         if open.fragmented {
             // The last piece of a large unit is a chunk of its own, like the ones before.
@@ -290,6 +300,11 @@ impl Appender {
         if self.builder.is_empty() && self.misuse.is_none() {
             self.shared.queue.note_idle(&self.stream, self.confirm, urgent, self.life);
         }
+    }
+
+    /// What is appended from here on was received then; for the metrics.
+    pub fn received_at(&mut self, at: Instant) {
+        self.received_at = Some(at);
     }
 
     /// Credit for bytes that were received. It leaves with the chunk that holds them.
@@ -406,7 +421,14 @@ impl Appender {
             bytes: parts.bodies,
             encoded: OnceLock::new(),
             encoded_bytes: None,
+            visible_at: None,
         };
+        // A piece of an open unit has no end that somebody waits for: it counts from its newest event.
+        let received_at = self.whole_since.take().or(self.received_at);
+        let appended_at = Instant::now();
+        if let Some(received_at) = received_at {
+            self.shared.metrics.receive_to_append.observe(appended_at.saturating_duration_since(received_at));
+        }
         self.next_offset = chunk.last_offset().next();
         let stays = stays.next_multiple_of(CREDIT_GRAIN);
         let credit = self.credit.as_mut().map(|credit| credit.split(credit.bytes().saturating_sub(stays)));
@@ -418,6 +440,7 @@ impl Appender {
             confirm,
             credit,
             in_flight: InFlight::start(&self.stream),
+            appended_at,
             life: self.life,
         };
         // A log that has ended refuses: the next `pump` says so.

@@ -3,6 +3,8 @@
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
+use crate::latency::LatencyHistogram;
+
 /// The log's own figures, all streams together.
 #[derive(Clone, Debug)]
 pub struct LogMetrics {
@@ -12,6 +14,13 @@ pub struct LogMetrics {
     pub flush_bytes: Histogram,
     /// Seconds per group commit, from the first write to the fsync's end.
     pub flush_seconds: Histogram,
+    /// From the read that brought the end of a chunk's oldest transaction (of a piece of a large one: its newest event) to
+    /// when the chunk is handed to the writer; one for each chunk.
+    pub receive_to_append: LatencyHistogram,
+    /// From there to the end of the fsync that made the chunk durable; one for each chunk.
+    pub append_to_fsync: LatencyHistogram,
+    /// From there to when readers find what the group made visible; one for each group commit.
+    pub fsync_to_visible: LatencyHistogram,
     /// Chunks written.
     pub chunks: Counter,
     /// Events written.
@@ -38,6 +47,9 @@ impl Default for LogMetrics {
             flush_bytes: Histogram::new(exponential_buckets(256.0, 4.0, 9)),
             // 50 µs to 3 s.
             flush_seconds: Histogram::new(exponential_buckets(50e-6, 2.0, 17)),
+            receive_to_append: LatencyHistogram::for_many(),
+            append_to_fsync: LatencyHistogram::for_one(),
+            fsync_to_visible: LatencyHistogram::for_one(),
             chunks: Counter::default(),
             events: Counter::default(),
             body_bytes: Counter::default(),

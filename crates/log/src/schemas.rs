@@ -84,6 +84,7 @@ pub(crate) struct SchemaRegistry {
 
 impl SchemaRegistry {
     /// The schema version with this number.
+    #[inline]
     pub(crate) fn get(&self, id: SchemaId) -> Option<&StoredSchema> {
         self.by_id.get(place(id)?)?.as_ref()
     }

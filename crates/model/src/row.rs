@@ -96,25 +96,22 @@ impl ExactSizeIterator for Cells<'_> {}
 #[inline]
 fn next_cell<'a>(input: &mut &'a [u8]) -> Result<CellRef<'a>, RowError> {
     let (&state, rest) = input.split_first().ok_or(RowError::Truncated)?;
-    let valued: fn(&'a [u8]) -> CellRef<'a> = match state {
-        b'n' => {
-            *input = rest;
-            return Ok(CellRef::Null);
-        }
-        b'u' => {
-            *input = rest;
-            return Ok(CellRef::Unchanged);
-        }
-        b't' => CellRef::Text,
-        b'b' => CellRef::Binary,
+    let without_value = match state {
+        b't' | b'b' => None,
+        b'n' => Some(CellRef::Null),
+        b'u' => Some(CellRef::Unchanged),
         other => return Err(RowError::UnknownCell(other)),
     };
+    if let Some(cell) = without_value {
+        *input = rest;
+        return Ok(cell);
+    }
     let (length, rest) = rest.split_first_chunk::<4>().ok_or(RowError::Truncated)?;
     // A length the machine cannot address is a length the input cannot have.
     let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| RowError::Truncated)?;
     let (value, rest) = rest.split_at_checked(length).ok_or(RowError::Truncated)?;
     *input = rest;
-    Ok(valued(value))
+    Ok(if state == b't' { CellRef::Text(value) } else { CellRef::Binary(value) })
 }
 
 #[cfg(test)]

@@ -159,7 +159,10 @@ impl<'a> Ingest<'a> {
                     self.appender.pump(Pump::IfIdle)?;
                 }
                 Wake::Received(bytes) => {
+                    let arrival = self.reader.arrival();
+                    self.note(bytes, arrival.sent_at);
                     let Some(credit) = self.credit_for(bytes, shutdown).await? else { return Ok(()) };
+                    self.appender.received_at(arrival.received_at);
                     self.appender.add_credit(credit);
                     Failpoint::Received.reach();
                     self.apply(&mut changes).await?;
@@ -201,11 +204,21 @@ impl<'a> Ingest<'a> {
         }
     }
 
+    /// Counts what was just received.
+    fn note(&self, bytes: usize, sent_at: Option<Timestamp>) {
+        let now = Timestamp::now();
+        self.status.bytes.fetch_add(bytes as u64, Relaxed);
+        self.status.last_heard.store(now.0, Relaxed);
+        if let Some(sent_at) = sent_at {
+            // The server's clock may be ahead of ours: that counts as no time at all.
+            let micros = u64::try_from(now.0.saturating_sub(sent_at.0)).unwrap_or(0);
+            self.status.send_to_receive.observe(Duration::from_micros(micros));
+        }
+    }
+
     /// Credit for what was just received; waits, with the socket unread, while the process-wide window or this stream's
     /// share of it is full. A message larger than the share was received already, so it takes all there is.
     async fn credit_for(&mut self, bytes: usize, shutdown: &CancellationToken) -> Result<Option<Credit>, SourceError> {
-        self.status.bytes.fetch_add(bytes as u64, Relaxed);
-        self.status.last_heard.store(Timestamp::now().0, Relaxed);
         if let Some(credit) = self.window.acquire(bytes).now_or_never() {
             return Ok(Some(credit));
         }

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use dbstreamd_log::{Durable, Resume, SourceIdentity, ValueForm};
-use dbstreamd_model::{Lsn, StreamName, TableSchema};
+use dbstreamd_model::{Lsn, StreamName, TableSchema, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -121,6 +121,11 @@ pub trait SourceReader: Send {
     /// When the connection ended or the bytes make no sense; the session is then over.
     async fn read(&mut self, changes: &mut Vec<Change>) -> Result<usize, SourceError>;
 
+    /// When what the last read brought arrived, and was sent.
+    fn arrival(&self) -> Arrival {
+        Arrival { received_at: std::time::Instant::now(), sent_at: None }
+    }
+
     /// Whether the last read was part of catching up, so that the next one will bring more within a moment.
     fn catching_up(&self) -> bool {
         false
@@ -130,6 +135,15 @@ pub trait SourceReader: Send {
     fn reads_publication(&self, _publications: &[String]) -> bool {
         true
     }
+}
+
+/// When something came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When it was read.
+    pub received_at: std::time::Instant,
+    /// When the source sent the oldest of it, by the source's own clock; none when it did not say.
+    pub sent_at: Option<Timestamp>,
 }
 
 /// What a confirmer may tell the source.

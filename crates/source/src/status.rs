@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
+use dbstreamd_log::LatencyHistogram;
 use dbstreamd_model::{Lsn, Notice, NoticeSink, Offset, Severity, StreamName, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -102,6 +103,7 @@ pub struct StreamStatus {
     pub(crate) sessions: AtomicU64,
     pub(crate) last_heard: AtomicI64,
     pub(crate) newest_commit_time: AtomicI64,
+    pub(crate) send_to_receive: LatencyHistogram,
     slot: Mutex<Option<SlotHealth>>,
     ddl_capture: Mutex<Option<bool>>,
     notices: NoticeSink,
@@ -129,6 +131,7 @@ impl StreamStatus {
             sessions: AtomicU64::new(0),
             last_heard: AtomicI64::new(0),
             newest_commit_time: AtomicI64::new(0),
+            send_to_receive: LatencyHistogram::for_one(),
             slot: Mutex::new(None),
             ddl_capture: Mutex::new(None),
             notices,
@@ -264,6 +267,12 @@ impl StreamStatus {
     /// How often the stream was opened again after its first session.
     pub fn reconnects(&self) -> u64 {
         self.sessions.load(Relaxed).saturating_sub(1)
+    }
+
+    /// From when the source sent something, by its own clock, to when it was received; one for each read, of the oldest it
+    /// brought. A clock that is ahead of ours makes it zero.
+    pub fn send_to_receive(&self) -> &LatencyHistogram {
+        &self.send_to_receive
     }
 
     /// When bytes last came; `Timestamp(0)` for never.

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use dbstreamd_model::{CellRef, Column};
-use dbstreamd_values::Decoder;
+use dbstreamd_values::{Decoder, Value, ValueError};
 
 const ROWS: usize = 2_000_000;
 
@@ -50,14 +50,35 @@ fn measure(name: &str, columns: &[(&str, Make)]) {
     let start = Instant::now();
     for row in rows.iter().cycle().take(ROWS) {
         for (decoder, text) in decoders.iter().zip(row) {
-            match decoder.decode(CellRef::Text(text.as_bytes())) {
-                Ok(value) => drop(black_box(value)),
-                Err(error) => panic!("{text}: {error}"),
+            if let Err(error) = decoder.decode(CellRef::Text(text.as_bytes())).and_then(read) {
+                panic!("{text}: {error}");
             }
         }
     }
     let seconds = start.elapsed().as_secs_f64();
     println!("{name:40} {:8.3} s per million rows", seconds * 1e6 / ROWS as f64);
+}
+
+/// Reads a value to its last part.
+fn read(value: Value<'_>) -> Result<(), ValueError> {
+    match value {
+        Value::Array(array) => {
+            let dimensions = array.read(|part| part.map_or(Ok(()), |part| part.read(read)))?;
+            black_box(&dimensions);
+        }
+        Value::Range(range) => {
+            let parts = range.read()?.map(|bounds| [bounds.lower, bounds.upper]);
+            parts.iter().flatten().flatten().try_for_each(|part| part.read(read))?;
+        }
+        Value::TextVector(vector) => vector.read(|lexeme| {
+            black_box(lexeme.text.len());
+            lexeme.positions.read(|position| {
+                black_box(&position);
+            })
+        })?,
+        value => drop(black_box(value)),
+    }
+    Ok(())
 }
 
 fn column(type_name: &str) -> Column {

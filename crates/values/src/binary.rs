@@ -13,7 +13,6 @@ use crate::value::{Interval, Sign, TimeTz, Value};
 const JSONB_VERSION: u8 = 1;
 
 pub(crate) fn scalar(scalar: Scalar, bytes: &[u8]) -> Result<Value<'_>, ValueError> {
-    let borrowed = Cow::Borrowed(bytes);
     Ok(match scalar {
         Scalar::Boolean => match bytes {
             [0] => Value::Boolean(false),
@@ -28,9 +27,9 @@ pub(crate) fn scalar(scalar: Scalar, bytes: &[u8]) -> Result<Value<'_>, ValueErr
         Scalar::Float4 => Value::Float(f32::from_be_bytes(fixed(bytes, "a binary float4, 4 bytes")?)),
         Scalar::Float8 => Value::Double(f64::from_be_bytes(fixed(bytes, "a binary float8, 8 bytes")?)),
         Scalar::Numeric => Value::Numeric(numeric(bytes)?),
-        Scalar::Text => Value::Text(borrowed),
+        Scalar::Text => Value::Text(Cow::Borrowed(bytes)),
         Scalar::Char => char(bytes)?,
-        Scalar::Bytes => Value::Bytes(Octets::Raw(borrowed)),
+        Scalar::Bytes => Value::Bytes(Octets::Raw(bytes)),
         Scalar::Date => match i32::from_be_bytes(fixed(bytes, "a binary date, 4 bytes")?) {
             i32::MAX => Value::Infinity(Sign::Positive),
             i32::MIN => Value::Infinity(Sign::Negative),
@@ -43,14 +42,14 @@ pub(crate) fn scalar(scalar: Scalar, bytes: &[u8]) -> Result<Value<'_>, ValueErr
         Scalar::TimestampTz => timestamp(bytes, Value::TimestampTz)?,
         Scalar::Interval => interval(bytes)?,
         Scalar::Uuid => Value::Uuid(fixed(bytes, "a binary uuid, 16 bytes")?),
-        Scalar::Json => Value::Json(borrowed),
+        Scalar::Json => Value::Json(bytes),
         Scalar::Jsonb => match bytes.split_first() {
-            Some((&JSONB_VERSION, text)) => Value::Json(Cow::Borrowed(text)),
+            Some((&JSONB_VERSION, text)) => Value::Json(text),
             _ => return Err(ValueError::new("a binary jsonb of version 1", 0)),
         },
         Scalar::Money => Value::Money(i64::from_be_bytes(fixed(bytes, "a binary money value, 8 bytes")?)),
         Scalar::Lsn => Value::Lsn(u64::from_be_bytes(fixed(bytes, "a binary pg_lsn, 8 bytes")?)),
-        Scalar::Label => Value::Label(borrowed),
+        Scalar::Label => Value::Label(bytes),
         Scalar::Other
         | Scalar::Bits
         | Scalar::Inet
@@ -60,7 +59,7 @@ pub(crate) fn scalar(scalar: Scalar, bytes: &[u8]) -> Result<Value<'_>, ValueErr
         | Scalar::Geometry(_)
         | Scalar::TextVector
         // Its binary form may name another encoding in its head.
-        | Scalar::Xml => Value::Binary(borrowed),
+        | Scalar::Xml => Value::Binary(bytes),
     })
 }
 

@@ -1,29 +1,35 @@
 //! Composite values: a row's attributes, each left in text form.
 
-use std::borrow::Cow;
-
 use crate::cursor::Cursor;
-use crate::decoder::Budget;
 use crate::error::ValueError;
 use crate::quoting::{DOUBLED, bare, quoted};
-use crate::value::Value;
 
-pub(crate) fn composite<'a>(text: &'a [u8], budget: &mut Budget) -> Result<Value<'a>, ValueError> {
-    let mut cursor = Cursor::new(text, "a row, (a,b)");
-    cursor.want(b'(')?;
-    let mut fields = Vec::new();
-    loop {
-        budget.spend()?;
-        fields.push(match cursor.peek() {
-            Some(b',' | b')') => None,
-            Some(b'"') => Some(quoted(&mut cursor, DOUBLED)?),
-            _ => Some(Cow::Borrowed(bare(&mut cursor, [b',', b')'], b"\"\\(")?)),
-        });
-        if !cursor.eat(b',') {
-            break;
+/// A row's attributes: texts and nulls, not yet read. PostgreSQL prints a row without attributes like one with a single
+/// null.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Composite<'a> {
+    pub(crate) text: &'a [u8],
+}
+
+impl Composite<'_> {
+    /// Gives each attribute in order, null as none.
+    ///
+    /// # Errors
+    /// When the text is not a row, though attributes may have been given before that was found.
+    pub fn read(&self, mut each: impl FnMut(Option<&[u8]>)) -> Result<(), ValueError> {
+        let mut cursor = Cursor::new(self.text, "a row, (a,b)");
+        cursor.want(b'(')?;
+        loop {
+            match cursor.peek() {
+                Some(b',' | b')') => each(None),
+                Some(b'"') => each(Some(&quoted(&mut cursor, DOUBLED)?)),
+                _ => each(Some(bare(&mut cursor, [b',', b')'], b"\"\\(")?)),
+            }
+            if !cursor.eat(b',') {
+                break;
+            }
         }
+        cursor.want(b')')?;
+        cursor.end()
     }
-    cursor.want(b')')?;
-    cursor.end()?;
-    Ok(Value::Composite(fields))
 }

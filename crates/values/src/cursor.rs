@@ -3,7 +3,7 @@
 use crate::error::ValueError;
 
 /// Reads a text from its front; every miss is an error that names what was expected.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Cursor<'a> {
     text: &'a [u8],
     at: usize,
@@ -43,6 +43,13 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub(crate) fn skip(&mut self, bytes: usize) {
         self.at = self.at.saturating_add(bytes).min(self.text.len());
+    }
+
+    /// A cursor for the next bytes alone, with the same positions; this one goes on behind them.
+    pub(crate) fn split(&mut self, bytes: usize) -> Self {
+        let from = self.at;
+        self.skip(bytes);
+        Self { text: self.text.get(..self.at).unwrap_or_default(), at: from, ..*self }
     }
 
     /// Takes this byte if it is here.

@@ -4,18 +4,18 @@ use std::borrow::Cow;
 
 use dbstreamd_model::{CellRef, Column, TypeDescription, TypeKind};
 
+use crate::arrays::Array;
+use crate::composites::Composite;
 use crate::error::ValueError;
-use crate::geometry;
-use crate::value::{GeometryKind, Value};
-use crate::{arrays, binary, composites, network, numbers, octets, ranges, text_search, times};
+use crate::geometry::{Geometry, GeometryKind};
+use crate::ranges::{Multirange, Range};
+use crate::text_search::TextVector;
+use crate::value::Value;
+use crate::{binary, network, numbers, octets, times};
 
 /// Types nest this deep at most; deeper ones are text. More than anybody has, and few enough messages within messages for
 /// Protobuf, whose readers stop at 100.
 pub const DEPTH_MAX: usize = 16;
-
-/// Parts (elements, ranges, fields, lexemes with their positions, coordinates) of one value at most, nested ones
-/// included: at about 40 bytes each, 160 MiB while it is encoded.
-pub const ELEMENTS_MAX: u32 = 4 * 1024 * 1024;
 
 /// How the values of one column are read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -108,18 +108,6 @@ pub enum Scalar {
     Label,
 }
 
-/// How many parts of a value may still be made.
-pub(crate) struct Budget(u32);
-
-impl Budget {
-    /// Takes one.
-    #[inline]
-    pub(crate) fn spend(&mut self) -> Result<(), ValueError> {
-        self.0 = self.0.checked_sub(1).ok_or(ValueError::TooLarge)?;
-        Ok(())
-    }
-}
-
 impl Decoder {
     /// How this column's values are read. Every column has a decoder: what is not known otherwise is text.
     pub fn for_column(column: &Column) -> Self {
@@ -173,43 +161,35 @@ impl Decoder {
         }
     }
 
-    /// Reads one cell.
+    /// Reads one cell. A value of parts still has its text, which is read and checked as its parts are taken.
     ///
     /// # Errors
-    /// When its bytes are not a value of the column's type, or have more than [`ELEMENTS_MAX`] parts.
+    /// When its bytes are not a value of the column's type.
     #[inline]
-    pub fn decode<'a>(&self, cell: CellRef<'a>) -> Result<Value<'a>, ValueError> {
+    pub fn decode<'a>(&'a self, cell: CellRef<'a>) -> Result<Value<'a>, ValueError> {
         match cell {
             CellRef::Null => Ok(Value::Null),
             CellRef::Unchanged => Ok(Value::Unchanged),
-            CellRef::Text(text) => self.text(text, &mut Budget(ELEMENTS_MAX)),
+            CellRef::Text(text) => self.text(text),
             CellRef::Binary(bytes) => self.binary(bytes),
         }
     }
 
     #[inline]
-    pub(crate) fn text<'a>(&self, text: &'a [u8], budget: &mut Budget) -> Result<Value<'a>, ValueError> {
-        match self {
-            Self::Scalar(scalar) => scalar.text(text, budget),
-            Self::Array { delimiter, element } => arrays::array(text, *delimiter, element, budget),
-            Self::Range(subtype) => ranges::range(text, subtype, budget),
-            Self::Multirange(subtype) => ranges::multirange(text, subtype, budget),
-            Self::Composite => composites::composite(text, budget),
-        }
-    }
-
-    /// A part of a value: borrowed if it stands there as it is, owned if it was escaped.
-    pub(crate) fn part<'a>(&self, text: Cow<'a, [u8]>, budget: &mut Budget) -> Result<Value<'a>, ValueError> {
-        match text {
-            Cow::Borrowed(text) => self.text(text, budget),
-            Cow::Owned(text) => self.text(&text, budget).map(Value::into_owned),
-        }
+    pub(crate) fn text<'a>(&'a self, text: &'a [u8]) -> Result<Value<'a>, ValueError> {
+        Ok(match self {
+            Self::Scalar(scalar) => scalar.text(text)?,
+            Self::Array { delimiter, element } => Value::Array(Array { text, delimiter: *delimiter, element }),
+            Self::Range(subtype) => Value::Range(Range { text, subtype }),
+            Self::Multirange(subtype) => Value::Multirange(Multirange { text, subtype }),
+            Self::Composite => Value::Composite(Composite { text }),
+        })
     }
 
     fn binary<'a>(&self, bytes: &'a [u8]) -> Result<Value<'a>, ValueError> {
         match self {
             Self::Scalar(scalar) => binary::scalar(*scalar, bytes),
-            _ => Ok(Value::Binary(Cow::Borrowed(bytes))),
+            _ => Ok(Value::Binary(bytes)),
         }
     }
 }
@@ -259,7 +239,7 @@ impl Scalar {
     }
 
     #[inline]
-    fn text<'a>(self, text: &'a [u8], budget: &mut Budget) -> Result<Value<'a>, ValueError> {
+    fn text(self, text: &[u8]) -> Result<Value<'_>, ValueError> {
         Ok(match self {
             Self::Int8 => Value::Integer(numbers::integer(text, "an int8", i64::MIN..=i64::MAX)?),
             Self::Int4 => Value::Integer(numbers::integer(text, "an int4", i32::MIN.into()..=i32::MAX.into())?),
@@ -279,18 +259,18 @@ impl Scalar {
             Self::TimestampTz => times::timestamptz(text)?,
             Self::Interval => times::interval(text)?,
             Self::Uuid => Value::Uuid(octets::uuid(text)?),
-            Self::Json | Self::Jsonb => Value::Json(Cow::Borrowed(text)),
+            Self::Json | Self::Jsonb => Value::Json(text),
             Self::Bits => Value::Bits(octets::bits(text)?),
             Self::Inet => Value::Network(network::network(text, false)?),
             Self::Cidr => Value::Network(network::network(text, true)?),
             Self::Mac => Value::Mac(network::mac(text, "a MAC address, xx:xx:xx:xx:xx:xx")?),
             Self::Mac8 => Value::Mac8(network::mac(text, "a MAC address, xx:xx:xx:xx:xx:xx:xx:xx")?),
-            Self::Geometry(kind) => Value::Geometry(Box::new(geometry::geometry(text, kind, budget)?)),
+            Self::Geometry(kind) => Value::Geometry(Geometry { kind, text }),
             Self::Money => Value::Money(numbers::money(text)?),
             Self::Lsn => Value::Lsn(numbers::lsn(text)?),
-            Self::TextVector => Value::TextVector(text_search::vector(text, budget)?),
-            Self::Xml => Value::Xml(Cow::Borrowed(text)),
-            Self::Label => Value::Label(Cow::Borrowed(text)),
+            Self::TextVector => Value::TextVector(TextVector { text }),
+            Self::Xml => Value::Xml(text),
+            Self::Label => Value::Label(text),
         })
     }
 }

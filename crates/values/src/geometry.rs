@@ -1,10 +1,27 @@
 //! Points, lines, segments, boxes, paths, polygons, circles.
 
 use crate::cursor::Cursor;
-use crate::decoder::Budget;
 use crate::error::ValueError;
 use crate::numbers::float;
-use crate::value::{Geometry, GeometryKind};
+
+/// The geometric types.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GeometryKind {
+    /// `point`
+    Point,
+    /// `line`
+    Line,
+    /// `lseg`
+    Segment,
+    /// `box`
+    Box,
+    /// `path`
+    Path,
+    /// `polygon`
+    Polygon,
+    /// `circle`
+    Circle,
+}
 
 impl GeometryKind {
     const fn expected(self) -> &'static str {
@@ -20,52 +37,67 @@ impl GeometryKind {
     }
 }
 
-pub(crate) fn geometry(text: &[u8], kind: GeometryKind, budget: &mut Budget) -> Result<Geometry, ValueError> {
-    let mut reader = Reader { cursor: Cursor::new(text, kind.expected()), coordinates: Vec::new(), budget };
-    let mut open = false;
-    match kind {
-        GeometryKind::Point => reader.point()?,
-        GeometryKind::Line => {
-            reader.cursor.want(b'{')?;
-            reader.number(b',')?;
-            reader.number(b',')?;
-            reader.number(b'}')?;
-        }
-        GeometryKind::Segment => {
-            reader.cursor.want(b'[')?;
-            reader.two_points()?;
-            reader.cursor.want(b']')?;
-        }
-        GeometryKind::Box => reader.two_points()?,
-        GeometryKind::Path | GeometryKind::Polygon => {
-            open = kind == GeometryKind::Path && reader.cursor.eat(b'[');
-            if !open {
-                reader.cursor.want(b'(')?;
+/// A geometric value, its coordinates not yet read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Geometry<'a> {
+    /// Which one.
+    pub kind: GeometryKind,
+    pub(crate) text: &'a [u8],
+}
+
+impl Geometry<'_> {
+    /// Gives each coordinate, and then whether it is an open path. Point: x y. Line: A B C. Segment and box: x y x y. Path
+    /// and polygon: x y, repeated. Circle: x y radius.
+    ///
+    /// # Errors
+    /// When the text is not of this kind, though coordinates may have been given before that was found.
+    pub fn read(&self, each: impl FnMut(f64)) -> Result<bool, ValueError> {
+        let kind = self.kind;
+        let mut reader = Reader { cursor: Cursor::new(self.text, kind.expected()), each };
+        let mut open = false;
+        match kind {
+            GeometryKind::Point => reader.point()?,
+            GeometryKind::Line => {
+                reader.cursor.want(b'{')?;
+                reader.number(b',')?;
+                reader.number(b',')?;
+                reader.number(b'}')?;
             }
-            reader.point()?;
-            while reader.cursor.eat(b',') {
+            GeometryKind::Segment => {
+                reader.cursor.want(b'[')?;
+                reader.two_points()?;
+                reader.cursor.want(b']')?;
+            }
+            GeometryKind::Box => reader.two_points()?,
+            GeometryKind::Path | GeometryKind::Polygon => {
+                open = kind == GeometryKind::Path && reader.cursor.eat(b'[');
+                if !open {
+                    reader.cursor.want(b'(')?;
+                }
                 reader.point()?;
+                while reader.cursor.eat(b',') {
+                    reader.point()?;
+                }
+                reader.cursor.want(if open { b']' } else { b')' })?;
             }
-            reader.cursor.want(if open { b']' } else { b')' })?;
+            GeometryKind::Circle => {
+                reader.cursor.want(b'<')?;
+                reader.point()?;
+                reader.cursor.want(b',')?;
+                reader.number(b'>')?;
+            }
         }
-        GeometryKind::Circle => {
-            reader.cursor.want(b'<')?;
-            reader.point()?;
-            reader.cursor.want(b',')?;
-            reader.number(b'>')?;
-        }
+        reader.cursor.end()?;
+        Ok(open)
     }
-    reader.cursor.end()?;
-    Ok(Geometry { kind, coordinates: reader.coordinates, open })
 }
 
-struct Reader<'a, 'b> {
+struct Reader<'a, F> {
     cursor: Cursor<'a>,
-    coordinates: Vec<f64>,
-    budget: &'b mut Budget,
+    each: F,
 }
 
-impl Reader<'_, '_> {
+impl<F: FnMut(f64)> Reader<'_, F> {
     fn point(&mut self) -> Result<(), ValueError> {
         self.cursor.want(b'(')?;
         self.number(b',')?;
@@ -84,8 +116,7 @@ impl Reader<'_, '_> {
         let length = memchr::memchr(then, self.cursor.rest()).ok_or_else(|| self.cursor.fail())?;
         self.cursor.skip(length);
         let number = float(self.cursor.since(from), "a float8").map_err(|error| error.within(from))?;
-        self.budget.spend()?;
-        self.coordinates.push(number);
+        (self.each)(number);
         self.cursor.want(then)
     }
 }

@@ -1,20 +1,17 @@
 //! Bytes written as digits: `bytea`, `uuid`, bit strings. They stay digits until somebody wants the bytes.
 
-use std::borrow::Cow;
-
 use crate::cursor::Cursor;
 use crate::error::ValueError;
-use crate::value::own;
 
 const BYTEA: &str = "a bytea in hex form, \\x";
 
 /// The bytes of a `bytea`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Octets<'a> {
     /// As they are.
-    Raw(Cow<'a, [u8]>),
+    Raw(&'a [u8]),
     /// As pairs of hexadecimal digits, checked.
-    Hex(Cow<'a, [u8]>),
+    Hex(&'a [u8]),
 }
 
 impl Octets<'_> {
@@ -46,13 +43,6 @@ impl Octets<'_> {
             }
         }
     }
-
-    pub(crate) fn into_owned(self) -> Octets<'static> {
-        match self {
-            Self::Raw(bytes) => Octets::Raw(own(bytes)),
-            Self::Hex(digits) => Octets::Hex(own(digits)),
-        }
-    }
 }
 
 /// A digit's value; only for what was checked.
@@ -71,12 +61,12 @@ pub(crate) fn bytea(text: &[u8]) -> Result<Octets<'_>, ValueError> {
         let at = digits.iter().position(|digit| !digit.is_ascii_hexdigit()).unwrap_or(digits.len());
         return Err(ValueError::new(BYTEA, 2 + at));
     }
-    Ok(Octets::Hex(Cow::Borrowed(digits)))
+    Ok(Octets::Hex(digits))
 }
 
 /// A string of bits: its text is `0` and `1`, checked.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Bits<'a>(Cow<'a, [u8]>);
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bits<'a>(&'a [u8]);
 
 impl<'a> Bits<'a> {
     /// In bits.
@@ -97,18 +87,14 @@ impl<'a> Bits<'a> {
     }
 
     /// The digits.
-    pub fn as_text(&self) -> &[u8] {
-        &self.0
-    }
-
-    pub(crate) fn into_owned(self) -> Bits<'static> {
-        Bits(own(self.0))
+    pub fn as_text(&self) -> &'a [u8] {
+        self.0
     }
 }
 
 pub(crate) fn bits(text: &[u8]) -> Result<Bits<'_>, ValueError> {
     match text.iter().position(|bit| !matches!(bit, b'0' | b'1')) {
-        None => Ok(Bits(Cow::Borrowed(text))),
+        None => Ok(Bits(text)),
         Some(at) => Err(ValueError::new("a bit string, 0 and 1", at)),
     }
 }

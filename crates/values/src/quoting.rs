@@ -56,17 +56,14 @@ pub(crate) fn quoted<'a>(cursor: &mut Cursor<'a>, escapes: Escapes) -> Result<Co
 }
 
 /// A part without quotes: up to one of `stops`, which must come, without any of `forbidden`.
+#[inline]
 pub(crate) fn bare<'a>(cursor: &mut Cursor<'a>, stops: [u8; 2], forbidden: &[u8]) -> Result<&'a [u8], ValueError> {
     let rest = cursor.rest();
-    let length = rest.iter().position(|byte| stops.contains(byte)).unwrap_or(rest.len());
-    let (part, _) = rest.split_at(length);
-    if let Some(at) = part.iter().position(|byte| forbidden.contains(byte)) {
-        cursor.skip(at);
-        return Err(cursor.fail());
-    }
+    let ends = |byte: &u8| stops.contains(byte) || forbidden.contains(byte);
+    let length = rest.iter().position(ends).unwrap_or(rest.len());
     cursor.skip(length);
-    match cursor.peek() {
-        Some(_) => Ok(part),
-        None => Err(cursor.fail()),
+    match rest.split_at(length) {
+        (part, [stop, ..]) if stops.contains(stop) => Ok(part),
+        _ => Err(cursor.fail()),
     }
 }

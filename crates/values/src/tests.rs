@@ -1,10 +1,13 @@
 //! What PostgreSQL prints, read; what it would never print, refused.
 
 mod shapes;
+mod whole;
 
 use std::borrow::Cow;
 
 use crate::*;
+use whole::{Between, Whole};
+
 use dbstreamd_model::{CellRef, Column, TypeDescription, TypeKind};
 
 fn column(type_name: &str, description: Option<TypeDescription>) -> Column {
@@ -16,8 +19,9 @@ fn decoder(type_name: &str) -> Decoder {
     Decoder::for_column(&column(type_name, None))
 }
 
+/// Reads a value, whose decoder stays for good.
 fn read<'a>(type_name: &str, text: &'a str) -> Result<Value<'a>, ValueError> {
-    decoder(type_name).decode(CellRef::Text(text.as_bytes()))
+    Box::leak(Box::new(decoder(type_name))).decode(CellRef::Text(text.as_bytes()))
 }
 
 fn text(text: &str) -> Value<'_> {
@@ -28,21 +32,27 @@ fn numeric(text: &str) -> Value<'_> {
     Value::Numeric(Cow::Borrowed(text.as_bytes()))
 }
 
-fn array<'a>(dimensions: &[(u32, i32)], elements: Vec<Value<'a>>, delimiter: u8) -> Value<'a> {
-    let dimensions = dimensions.iter().map(|&(length, lower_bound)| Dimension { length, lower_bound }).collect();
-    Value::Array(Box::new(Array { dimensions, elements, delimiter }))
+/// Reads all of it.
+fn whole(type_name: &str, text: &str) -> Result<Whole, ValueError> {
+    Whole::read(&decoder(type_name), CellRef::Text(text.as_bytes()))
 }
 
-fn bounds<'a>(lower: Option<Value<'a>>, upper: Option<Value<'a>>, inclusive: (bool, bool)) -> Range<'a> {
-    Range::Bounds { lower, upper, lower_inclusive: inclusive.0, upper_inclusive: inclusive.1 }
+fn array(dimensions: &[(u32, i32)], elements: Vec<Whole>, delimiter: u8) -> Whole {
+    let dimensions = dimensions.iter().map(|&(length, lower_bound)| Dimension { length, lower_bound }).collect();
+    Whole::Array { dimensions, elements, delimiter }
+}
+
+fn bounds(lower: Option<Whole>, upper: Option<Whole>, inclusive: (bool, bool)) -> Between {
+    Between::Bounds { lower: lower.map(Box::new), upper: upper.map(Box::new), inclusive }
 }
 
 fn interval(months: i32, days: i32, time: i64) -> Value<'static> {
     Value::Interval(Interval { months, days, time })
 }
 
-fn geometry(kind: GeometryKind, coordinates: &[f64], open: bool) -> Value<'static> {
-    Value::Geometry(Box::new(Geometry { kind, coordinates: coordinates.to_vec(), open }))
+fn geometry(kind: GeometryKind, coordinates: &[f64], open: bool) -> Whole {
+    let coordinates = coordinates.iter().map(|coordinate| format!("{coordinate:e}")).collect();
+    Whole::Geometry { kind, coordinates, open }
 }
 
 fn network(address: &str, prefix: u8, cidr: bool) -> Value<'static> {
@@ -57,15 +67,7 @@ fn a_type_of_somebody_elses_schema_is_text_whatever_the_schema_is_called() {
 }
 
 #[test]
-fn a_value_is_small_enough_to_hold_millions_of_them() {
-    assert!(size_of::<Value<'_>>() <= 40, "{}", size_of::<Value<'_>>());
-}
-
-#[test]
-fn every_type_is_read_as_postgresql_prints_it_and_prints_back_the_same() {
-    let integers = |numbers: &[i64]| numbers.iter().map(|&number| Value::Integer(number)).collect::<Vec<_>>();
-    let place = |position, weight| Position { position, weight };
-    let lexeme = |text: &'static str, positions| Lexeme { text: Cow::Borrowed(text.as_bytes()), positions };
+fn every_scalar_is_read_as_postgresql_prints_it_and_prints_back_the_same() {
     let cases: Vec<(&str, &str, Value<'_>)> = vec![
         ("bool", "t", Value::Boolean(true)),
         ("bool", "f", Value::Boolean(false)),
@@ -106,7 +108,7 @@ fn every_type_is_read_as_postgresql_prints_it_and_prints_back_the_same() {
         ("interval", "2147483647 days 2562047788:00:54.775807", interval(0, i32::MAX, i64::MAX)),
         ("interval", "-2562047788:00:54.775808", interval(0, 0, i64::MIN)),
         ("interval", "infinity", Value::Infinity(Sign::Positive)),
-        ("json", "{\"a\": 1.00}", Value::Json(Cow::Borrowed(b"{\"a\": 1.00}"))),
+        ("json", "{\"a\": 1.00}", Value::Json(b"{\"a\": 1.00}")),
         ("inet", "10.0.0.1", network("10.0.0.1", 32, false)),
         ("inet", "10.0.0.1/0", network("10.0.0.1", 0, false)),
         ("cidr", "10.0.0.0/8", network("10.0.0.0", 8, true)),
@@ -117,61 +119,6 @@ fn every_type_is_read_as_postgresql_prints_it_and_prints_back_the_same() {
         ("money", "-$92,233,720,368,547,758.08", Value::Money(i64::MIN)),
         ("money", "$0.01", Value::Money(1)),
         ("pg_lsn", "FFFFFFFF/16B374D8", Value::Lsn(0xFFFF_FFFF_16B3_74D8)),
-        ("_int4", "{}", array(&[], vec![], b',')),
-        ("_int4", "{1,NULL,-3}", array(&[(3, 1)], vec![Value::Integer(1), Value::Null, Value::Integer(-3)], b',')),
-        ("_int4", "[0:1][-2:-1]={{1,2},{3,4}}", array(&[(2, 0), (2, -2)], integers(&[1, 2, 3, 4]), b',')),
-        ("_int2", "{{{1},{2}}}", array(&[(1, 1), (2, 1), (1, 1)], integers(&[1, 2]), b',')),
-        (
-            "_text",
-            r#"{"",NULL,"NULL","a,b","c\"d\\e"," ",x}"#,
-            array(
-                &[(7, 1)],
-                vec![text(""), Value::Null, text("NULL"), text("a,b"), text(r#"c"d\e"#), text(" "), text("x")],
-                b',',
-            ),
-        ),
-        (
-            "_int4range",
-            r#"{"[1,2)",empty}"#,
-            array(
-                &[(2, 1)],
-                vec![
-                    Value::Range(Box::new(bounds(Some(Value::Integer(1)), Some(Value::Integer(2)), (true, false)))),
-                    Value::Range(Box::new(Range::Empty)),
-                ],
-                b',',
-            ),
-        ),
-        ("int8range", "(,)", Value::Range(Box::new(bounds(None, None, (false, false))))),
-        (
-            "numrange",
-            "(1.50,2.0]",
-            Value::Range(Box::new(bounds(Some(numeric("1.50")), Some(numeric("2.0")), (false, true)))),
-        ),
-        (
-            "tsrange",
-            "[\"2000-01-01 00:00:00\",infinity)",
-            Value::Range(Box::new(bounds(
-                Some(Value::Timestamp(0)),
-                Some(Value::Infinity(Sign::Positive)),
-                (true, false),
-            ))),
-        ),
-        ("int4multirange", "{}", Value::Multirange(vec![])),
-        (
-            "datemultirange",
-            "{[2000-01-01,2000-01-03),[2000-01-05,)}",
-            Value::Multirange(vec![
-                bounds(Some(Value::Date(0)), Some(Value::Date(2)), (true, false)),
-                bounds(Some(Value::Date(4)), None, (true, false)),
-            ]),
-        ),
-        ("tsvector", "", Value::TextVector(vec![])),
-        (
-            "tsvector",
-            r"'a''b':1A,16383 'c\\d'",
-            Value::TextVector(vec![lexeme("a'b", vec![place(1, b'A'), place(16_383, b'D')]), lexeme(r"c\d", vec![])]),
-        ),
         ("tsquery", "'a' & 'b'", text("'a' & 'b'")),
         ("int2vector", "1 2", text("1 2")),
         ("public.hstore", r#""a"=>"1""#, text(r#""a"=>"1""#)),
@@ -181,6 +128,89 @@ fn every_type_is_read_as_postgresql_prints_it_and_prints_back_the_same() {
         assert_eq!(value, expected, "{type_name} {written}");
         let mut out = Vec::new();
         value.to_text(&mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), written, "{type_name}");
+    }
+}
+
+#[test]
+fn every_value_of_parts_is_read_as_postgresql_prints_it_and_writes_back_the_same() {
+    let integers = |numbers: &[i64]| numbers.iter().map(|&number| Value::Integer(number).into()).collect::<Vec<_>>();
+    let place = |position, weight| Position { position, weight };
+    let lexeme = |text: &str, positions| (text.as_bytes().to_vec(), positions);
+    let cases: Vec<(&str, &str, Whole)> = vec![
+        ("_int4", "{}", array(&[], vec![], b',')),
+        (
+            "_int4",
+            "{1,NULL,-3}",
+            array(&[(3, 1)], vec![Value::Integer(1).into(), Whole::Null, Value::Integer(-3).into()], b','),
+        ),
+        ("_int4", "[0:1][-2:-1]={{1,2},{3,4}}", array(&[(2, 0), (2, -2)], integers(&[1, 2, 3, 4]), b',')),
+        ("_int2", "{{{1},{2}}}", array(&[(1, 1), (2, 1), (1, 1)], integers(&[1, 2]), b',')),
+        (
+            "_text",
+            r#"{"",NULL,"NULL","a,b","c\"d\\e"," ",x}"#,
+            array(
+                &[(7, 1)],
+                vec![
+                    text("").into(),
+                    Whole::Null,
+                    text("NULL").into(),
+                    text("a,b").into(),
+                    text(r#"c"d\e"#).into(),
+                    text(" ").into(),
+                    text("x").into(),
+                ],
+                b',',
+            ),
+        ),
+        (
+            "_int4range",
+            r#"{"[1,2)",empty}"#,
+            array(
+                &[(2, 1)],
+                vec![
+                    Whole::Range(bounds(Some(Value::Integer(1).into()), Some(Value::Integer(2).into()), (true, false))),
+                    Whole::Range(Between::Nothing),
+                ],
+                b',',
+            ),
+        ),
+        ("int8range", "(,)", Whole::Range(bounds(None, None, (false, false)))),
+        (
+            "numrange",
+            "(1.50,2.0]",
+            Whole::Range(bounds(Some(numeric("1.50").into()), Some(numeric("2.0").into()), (false, true))),
+        ),
+        (
+            "tsrange",
+            "[\"2000-01-01 00:00:00\",infinity)",
+            Whole::Range(bounds(
+                Some(Value::Timestamp(0).into()),
+                Some(Value::Infinity(Sign::Positive).into()),
+                (true, false),
+            )),
+        ),
+        ("int4multirange", "{}", Whole::Multirange(vec![])),
+        (
+            "datemultirange",
+            "{[2000-01-01,2000-01-03),[2000-01-05,)}",
+            Whole::Multirange(vec![
+                bounds(Some(Value::Date(0).into()), Some(Value::Date(2).into()), (true, false)),
+                bounds(Some(Value::Date(4).into()), None, (true, false)),
+            ]),
+        ),
+        ("tsvector", "", Whole::TextVector(vec![])),
+        (
+            "tsvector",
+            r"'a''b':1A,16383 'c\\d'",
+            Whole::TextVector(vec![lexeme("a'b", vec![place(1, b'A'), place(16_383, b'D')]), lexeme(r"c\d", vec![])]),
+        ),
+    ];
+    for (type_name, written, expected) in cases {
+        let value = whole(type_name, written).unwrap_or_else(|error| panic!("{type_name} {written}: {error}"));
+        assert_eq!(value, expected, "{type_name} {written}");
+        let mut out = Vec::new();
+        value.write(&mut out);
         assert_eq!(String::from_utf8(out).unwrap(), written, "{type_name}");
     }
 }
@@ -208,11 +238,11 @@ fn floats_and_geometry_keep_every_bit() {
         (
             "_box",
             "{(3,4),(1,2);NULL}",
-            array(&[(2, 1)], vec![geometry(GeometryKind::Box, &[3.0, 4.0, 1.0, 2.0], false), Value::Null], b';'),
+            array(&[(2, 1)], vec![geometry(GeometryKind::Box, &[3.0, 4.0, 1.0, 2.0], false), Whole::Null], b';'),
         ),
     ];
     for (type_name, written, expected) in cases {
-        assert_eq!(read(type_name, written), Ok(expected), "{type_name} {written}");
+        assert_eq!(whole(type_name, written), Ok(expected), "{type_name} {written}");
     }
 }
 
@@ -288,8 +318,8 @@ fn what_postgresql_never_prints_is_refused_and_the_place_is_named() {
         ("tsvector", "'a", 2),
     ];
     for (type_name, written, place) in cases {
-        match read(type_name, written) {
-            Err(ValueError::Unreadable { at, .. }) => assert_eq!(at, place, "{type_name} {written}"),
+        match whole(type_name, written) {
+            Err(ValueError { at, .. }) => assert_eq!(at, place, "{type_name} {written}"),
             other => panic!("{type_name} {written}: {other:?}"),
         }
     }
@@ -310,32 +340,29 @@ fn described_types_are_read_by_their_kind_and_domains_by_their_base() {
     let of_domains =
         TypeKind::Array { delimiter: b',', element: Box::new(description("d", TypeKind::Domain(base("_int4")))) };
     let nested = of(of_domains);
-    let Ok(Value::Array(outer)) = nested.decode(CellRef::Text(br#"{"{1,2}","{}"}"#)) else { panic!() };
-    assert_eq!(outer.elements.len(), 2);
-    assert_eq!(outer.elements[1], array(&[], vec![], b','));
+    let inner = array(&[(2, 1)], vec![Value::Integer(1).into(), Value::Integer(2).into()], b',');
+    let outer = array(&[(2, 1)], vec![inner, array(&[], vec![], b',')], b',');
+    assert_eq!(Whole::read(&nested, CellRef::Text(br#"{"{1,2}","{}"}"#)), Ok(outer));
     let range = of(TypeKind::Range(base("text")));
-    let value = range.decode(CellRef::Text(br#"["a""b","\\"]"#)).unwrap();
-    assert_eq!(value, Value::Range(Box::new(bounds(Some(text("a\"b")), Some(text("\\")), (true, true)))));
-    let field = |text: &'static str| Some(Cow::Borrowed(text.as_bytes()));
-    let row = of(TypeKind::Composite).decode(CellRef::Text(br#"(1,,"","a""b,","(x,y)")"#)).unwrap();
-    assert_eq!(row, Value::Composite(vec![field("1"), None, field(""), field("a\"b,"), field("(x,y)")]));
+    let between = bounds(Some(text("a\"b").into()), Some(text("\\").into()), (true, true));
+    assert_eq!(Whole::read(&range, CellRef::Text(br#"["a""b","\\"]"#)), Ok(Whole::Range(between)));
+    let field = |text: &str| Some(text.as_bytes().to_vec());
+    let row = Whole::read(&of(TypeKind::Composite), CellRef::Text(br#"(1,,"","a""b,","(x,y)")"#));
+    assert_eq!(row, Ok(Whole::Composite(vec![field("1"), None, field(""), field("a\"b,"), field("(x,y)")])));
     let mut deep = TypeKind::Base;
     for _ in 0..1_000 {
         deep = TypeKind::Range(Box::new(description("deep", deep)));
     }
     // It ends in text, and neither making nor using it overflows the stack.
-    assert!(of(deep).decode(CellRef::Text("[".repeat(5_000).as_bytes())).is_err());
-}
-
-#[test]
-fn a_value_of_too_many_parts_is_refused_before_it_fills_the_memory() {
-    let many = format!("{{{}1}}", "1,".repeat(ELEMENTS_MAX as usize));
-    assert_eq!(read("_int2", &many), Err(ValueError::TooLarge));
+    assert!(Whole::read(&of(deep), CellRef::Text("[".repeat(5_000).as_bytes())).is_err());
 }
 
 #[test]
 fn binary_scalars_are_read_and_everything_else_stays_binary() {
-    let read = |type_name: &str, bytes: &'static [u8]| decoder(type_name).decode(CellRef::Binary(bytes)).unwrap();
+    let read = |type_name: &str, bytes: &'static [u8]| {
+        let decoder: &'static Decoder = Box::leak(Box::new(decoder(type_name)));
+        decoder.decode(CellRef::Binary(bytes)).unwrap()
+    };
     assert_eq!(read("bool", &[1]), Value::Boolean(true));
     assert_eq!(read("int2", &[0xFF, 0xFE]), Value::Integer(-2));
     assert_eq!(read("int8", &[0, 0, 0, 0, 0, 0, 1, 0]), Value::Integer(256));
@@ -348,11 +375,11 @@ fn binary_scalars_are_read_and_everything_else_stays_binary() {
         Value::TimeTz(TimeTz { time: 9, utc_offset: 3_600 })
     );
     assert_eq!(read("interval", &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0xFF, 0xFF, 0xFF, 0xFD]), interval(-3, 2, 1));
-    assert_eq!(read("jsonb", b"\x01{}"), Value::Json(Cow::Borrowed(b"{}")));
+    assert_eq!(read("jsonb", b"\x01{}"), Value::Json(b"{}"));
     assert_eq!(read("char", &[0xC3]), text("\\303"));
     assert_eq!(read("char", &[0]), text(""));
-    assert_eq!(read("_int4", &[1, 2]), Value::Binary(Cow::Borrowed(&[1, 2])));
-    assert_eq!(read("inet", &[1, 2]), Value::Binary(Cow::Borrowed(&[1, 2])));
+    assert_eq!(read("_int4", &[1, 2]), Value::Binary(&[1, 2]));
+    assert_eq!(read("inet", &[1, 2]), Value::Binary(&[1, 2]));
     let numerics: [(&'static [u8], &str); 7] = [
         (&[0, 0, 0, 0, 0, 0, 0, 2], "0.00"),
         (&[0, 1, 0, 0, 0x40, 0, 0, 0, 0, 5], "-5"),

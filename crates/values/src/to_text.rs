@@ -1,13 +1,18 @@
 //! Back to PostgreSQL's text form: what [`Decoder`](crate::Decoder) reads to an equal value.
 //!
 //! Not every byte is what PostgreSQL would print (a float may be `1e300` instead of `1e+300`, an IPv6 address may be
-//! shortened elsewhere); every value is.
+//! shortened elsewhere); every value is. A value of parts has its text still.
 
 use std::io::Write as _;
 
+use crate::arrays::Array;
 use crate::calendar;
+use crate::composites::Composite;
+use crate::geometry::Geometry;
+use crate::ranges::{Multirange, Range};
+use crate::text_search::TextVector;
 use crate::times::{DAY, HOUR, MINUTE, SECOND};
-use crate::value::{Array, Geometry, GeometryKind, Interval, Lexeme, Network, Range, Sign, Value};
+use crate::value::{Interval, Network, Sign, Value};
 
 macro_rules! put {
     // Writing to memory cannot fail.
@@ -24,12 +29,17 @@ impl Value<'_> {
             Self::Unsigned(value) => put!(out, "{value}"),
             Self::Float(value) => put_float(f64::from(*value), format_args!("{value:e}"), out),
             Self::Double(value) => put_float(*value, format_args!("{value:e}"), out),
-            Self::Numeric(text)
-            | Self::Text(text)
-            | Self::Json(text)
+            Self::Numeric(text) | Self::Text(text) => out.extend_from_slice(text),
+            Self::Json(text)
             | Self::Label(text)
             | Self::Xml(text)
-            | Self::Binary(text) => out.extend_from_slice(text),
+            | Self::Binary(text)
+            | Self::Array(Array { text, .. })
+            | Self::Range(Range { text, .. })
+            | Self::Multirange(Multirange { text, .. })
+            | Self::Composite(Composite { text })
+            | Self::Geometry(Geometry { text, .. })
+            | Self::TextVector(TextVector { text }) => out.extend_from_slice(text),
             Self::Bytes(octets) => {
                 out.extend_from_slice(br"\x");
                 octets.for_each_piece(|piece| piece.iter().for_each(|byte| put!(out, "{byte:02x}")));
@@ -51,43 +61,13 @@ impl Value<'_> {
                     put!(out, "{dash}{byte:02x}");
                 }
             }
-            Self::Array(array) => put_array(array, out),
-            Self::Range(range) => put_range(range, out),
-            Self::Multirange(ranges) => {
-                out.push(b'{');
-                separated(ranges, out, put_range);
-                out.push(b'}');
-            }
-            Self::Composite(fields) => {
-                out.push(b'(');
-                separated(fields, out, |field, out| {
-                    field.iter().for_each(|field| put_quoted(field, b"\"\\(),", true, out));
-                });
-                out.push(b')');
-            }
             Self::Bits(bits) => out.extend_from_slice(bits.as_text()),
             Self::Network(network) => put_network(network, out),
             Self::Mac(mac) => put_mac(mac, out),
             Self::Mac8(mac) => put_mac(mac, out),
-            Self::Geometry(geometry) => put_geometry(geometry, out),
             Self::Money(hundredths) => put_money(*hundredths, out),
             Self::Lsn(lsn) => put!(out, "{:X}/{:X}", lsn >> 32, lsn & 0xFFFF_FFFF),
-            Self::TextVector(lexemes) => lexemes.iter().enumerate().for_each(|(i, lexeme)| {
-                if i > 0 {
-                    out.push(b' ');
-                }
-                put_lexeme(lexeme, out);
-            }),
         }
-    }
-}
-
-fn separated<T>(items: &[T], out: &mut Vec<u8>, put: impl Fn(&T, &mut Vec<u8>)) {
-    for (i, item) in items.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        put(item, out);
     }
 }
 
@@ -174,85 +154,6 @@ fn put_interval(Interval { months, days, time }: Interval, out: &mut Vec<u8>) {
     }
 }
 
-/// In quotes if it is empty or holds one of these or a space; the quote doubled, or behind a backslash.
-fn put_quoted(text: &[u8], special: &[u8], doubled: bool, out: &mut Vec<u8>) {
-    let special = |byte: &u8| special.contains(byte) || byte.is_ascii_whitespace() || *byte == 0x0B;
-    if !text.is_empty() && !text.iter().any(special) {
-        out.extend_from_slice(text);
-        return;
-    }
-    out.push(b'"');
-    for &byte in text {
-        match byte {
-            b'"' | b'\\' if doubled => out.extend_from_slice(&[byte, byte]),
-            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-            _ => out.push(byte),
-        }
-    }
-    out.push(b'"');
-}
-
-fn put_array(array: &Array<'_>, out: &mut Vec<u8>) {
-    if array.dimensions.is_empty() {
-        return out.extend_from_slice(b"{}");
-    }
-    if array.dimensions.iter().any(|dimension| dimension.lower_bound != 1) {
-        for dimension in &array.dimensions {
-            let upper = i64::from(dimension.lower_bound) + i64::from(dimension.length) - 1;
-            put!(out, "[{}:{upper}]", dimension.lower_bound);
-        }
-        out.push(b'=');
-    }
-    // How many elements each level's braces hold, outermost first.
-    let lengths = array.dimensions.iter().map(|dimension| dimension.length as usize);
-    let mut spans: Vec<usize> = lengths
-        .rev()
-        .scan(1_usize, |span, length| {
-            *span = span.saturating_mul(length);
-            Some(*span)
-        })
-        .collect();
-    spans.reverse();
-    let special = [b'"', b'\\', b'{', b'}', array.delimiter];
-    let mut text = Vec::new();
-    for (i, element) in array.elements.iter().enumerate() {
-        if i > 0 {
-            out.push(array.delimiter);
-        }
-        spans.iter().filter(|&&span| span > 0 && i.is_multiple_of(span)).for_each(|_| out.push(b'{'));
-        if *element == Value::Null {
-            out.extend_from_slice(b"NULL");
-        } else {
-            text.clear();
-            element.to_text(&mut text);
-            if text.eq_ignore_ascii_case(b"NULL") {
-                put!(out, "\"{}\"", text.escape_ascii());
-            } else {
-                put_quoted(&text, &special, false, out);
-            }
-        }
-        spans.iter().filter(|&&span| span > 0 && (i + 1).is_multiple_of(span)).for_each(|_| out.push(b'}'));
-    }
-}
-
-fn put_range(range: &Range<'_>, out: &mut Vec<u8>) {
-    let Range::Bounds { lower, upper, lower_inclusive, upper_inclusive } = range else {
-        return out.extend_from_slice(b"empty");
-    };
-    let bound = |bound: &Option<Value<'_>>, out: &mut Vec<u8>| {
-        if let Some(value) = bound {
-            let mut text = Vec::new();
-            value.to_text(&mut text);
-            put_quoted(&text, b"\"\\()[],", true, out);
-        }
-    };
-    out.push(if *lower_inclusive { b'[' } else { b'(' });
-    bound(lower, out);
-    out.push(b',');
-    bound(upper, out);
-    out.push(if *upper_inclusive { b']' } else { b')' });
-}
-
 fn put_network(network: &Network, out: &mut Vec<u8>) {
     put!(out, "{}", network.address);
     if network.cidr || network.prefix != if network.address.is_ipv4() { 32 } else { 128 } {
@@ -266,38 +167,6 @@ fn put_mac(mac: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn put_geometry(geometry: &Geometry, out: &mut Vec<u8>) {
-    let numbers = |numbers: &[f64], out: &mut Vec<u8>| {
-        separated(numbers, out, |number, out| put_float(*number, format_args!("{number:e}"), out));
-    };
-    let point = |point: &&[f64], out: &mut Vec<u8>| {
-        out.push(b'(');
-        numbers(point, out);
-        out.push(b')');
-    };
-    let pairs: Vec<&[f64]> = geometry.coordinates.chunks(2).collect();
-    let around: &[u8; 2] = match geometry.kind {
-        GeometryKind::Point | GeometryKind::Box => b"  ",
-        GeometryKind::Line => b"{}",
-        GeometryKind::Segment => b"[]",
-        GeometryKind::Path if geometry.open => b"[]",
-        GeometryKind::Path | GeometryKind::Polygon => b"()",
-        GeometryKind::Circle => b"<>",
-    };
-    let [before, after] = *around;
-    out.extend(Some(before).filter(|&byte| byte != b' '));
-    match (geometry.kind, geometry.coordinates.split_at_checked(2)) {
-        (GeometryKind::Line, _) => numbers(&geometry.coordinates, out),
-        (GeometryKind::Circle, Some((centre, radius))) => {
-            point(&centre, out);
-            out.push(b',');
-            numbers(radius, out);
-        }
-        _ => separated(&pairs, out, point),
-    }
-    out.extend(Some(after).filter(|&byte| byte != b' '));
-}
-
 fn put_money(hundredths: i64, out: &mut Vec<u8>) {
     let all = hundredths.unsigned_abs();
     let digits = (all / 100).to_string();
@@ -309,22 +178,4 @@ fn put_money(hundredths: i64, out: &mut Vec<u8>) {
         out.push(digit);
     }
     put!(out, ".{:02}", all % 100);
-}
-
-fn put_lexeme(lexeme: &Lexeme<'_>, out: &mut Vec<u8>) {
-    out.push(b'\'');
-    for &byte in lexeme.text.iter() {
-        if matches!(byte, b'\'' | b'\\') {
-            out.push(byte);
-        }
-        out.push(byte);
-    }
-    out.push(b'\'');
-    if !lexeme.positions.is_empty() {
-        out.push(b':');
-        separated(&lexeme.positions, out, |place, out| {
-            put!(out, "{}", place.position);
-            out.extend(Some(place.weight).filter(|&weight| weight != b'D'));
-        });
-    }
 }

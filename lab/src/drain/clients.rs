@@ -26,6 +26,12 @@ pub(crate) enum Client {
     PgRecvlogical,
     /// A minimal receiver in Rust: reads eagerly, answers keepalives, counts, discards.
     Raw,
+    /// The same with a pause of 200 µs before each read.
+    RawPause200us,
+    /// The same with a pause of 1 ms before each read.
+    RawPause1ms,
+    /// The same with a pause of 1 ms before each read, and a receive buffer of 64 KiB.
+    RawPause1msSmall,
     /// `dbstreamd serve` with its durable log.
     Dbstreamd,
     /// The same with one gRPC subscriber that follows on the same machine.
@@ -56,6 +62,9 @@ impl Client {
         match self {
             Self::PgRecvlogical => "pg_recvlogical -f /dev/null",
             Self::Raw => "raw receiver (Rust)",
+            Self::RawPause200us => "raw receiver, pause 200 µs",
+            Self::RawPause1ms => "raw receiver, pause 1 ms",
+            Self::RawPause1msSmall => "raw receiver, pause 1 ms, buffer 64 KiB",
             Self::Dbstreamd => "dbstreamd serve",
             Self::DbstreamdSubscriber => "dbstreamd serve + gRPC subscriber",
             Self::Psycopg2 => "psycopg2, counting",
@@ -69,6 +78,7 @@ impl Client {
     pub(crate) fn takes(self, kind: Kind, transport: Transport) -> bool {
         match self {
             Self::PgRecvlogical | Self::Raw | Self::Dbstreamd => true,
+            Self::RawPause200us | Self::RawPause1ms | Self::RawPause1msSmall => true,
             Self::DbstreamdSubscriber => transport == Transport::Tcp,
             Self::Psycopg2 => transport == Transport::Tcp && matches!(kind, Kind::T2 | Kind::T1),
             Self::Debezium | Self::CopyText | Self::CopyBinary => transport == Transport::Tcp && kind == Kind::T2,
@@ -111,7 +121,12 @@ impl Bench<'_> {
         self.workload.copy_slot(self.cluster)?;
         let run = match client {
             Client::PgRecvlogical => self.pg_recvlogical(transport, Path::new("/dev/null")),
-            Client::Raw => self.raw(transport).map(|(run, _)| run),
+            Client::Raw => self.raw(transport, &[]).map(|(run, _)| run),
+            Client::RawPause200us => self.raw(transport, &["--pause", "200"]).map(|(run, _)| run),
+            Client::RawPause1ms => self.raw(transport, &["--pause", "1000"]).map(|(run, _)| run),
+            Client::RawPause1msSmall => {
+                self.raw(transport, &["--pause", "1000", "--receive-buffer", "65536"]).map(|(run, _)| run)
+            }
             Client::Dbstreamd => self.dbstreamd(transport, false),
             Client::DbstreamdSubscriber => self.dbstreamd(transport, true),
             Client::Psycopg2 => self.psycopg2(),
@@ -132,7 +147,7 @@ impl Bench<'_> {
             self.workload.drop_slot(self.cluster)?;
             received
         };
-        let received = slot(&|| self.raw(Transport::Tcp).map(|(_, received)| received))?;
+        let received = slot(&|| self.raw(Transport::Tcp, &[]).map(|(_, received)| received))?;
         let folder = tempfile::tempdir().map_err(io("temporary folder"))?;
         let file = folder.path().join("pgoutput");
         slot(&|| self.pg_recvlogical(Transport::Tcp, &file).map(|_| received))?;
@@ -198,12 +213,13 @@ impl Bench<'_> {
         Ok(ended.run(self.workload.rows))
     }
 
-    fn raw(&self, transport: Transport) -> Result<(Run, Received), LabError> {
+    fn raw(&self, transport: Transport, more: &[&str]) -> Result<(Run, Received), LabError> {
         let mut command = own("receive")?;
         command
             .args(["--host", &self.host(transport), "--port", &self.cluster.port().to_string()])
             .args(["--user", Cluster::superuser(), "--database", self.workload.database, "--slot", RUN_SLOT])
-            .args(["--publication", self.workload.publication, "--end-lsn", &self.workload.end_lsn]);
+            .args(["--publication", self.workload.publication, "--end-lsn", &self.workload.end_lsn])
+            .args(more);
         let ended = self.process("the raw receiver", &mut command)?;
         let received: Received = parse("the raw receiver", &ended.printed)?;
         Ok((ended.run(received.rows), received))

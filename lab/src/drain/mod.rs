@@ -47,6 +47,13 @@ pub(crate) struct Grid {
     python: Python,
 }
 
+impl Grid {
+    /// Which runs count.
+    pub(crate) fn rules(&self) -> Rules {
+        self.rules
+    }
+}
+
 /// Arguments of the benchmark on its own.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -79,7 +86,7 @@ struct Outcome {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     let section = section(&arguments.grid, &arguments.binary, &mut machine)?;
-    publish("Draining a slot", &machine, &[section], &arguments.output)
+    publish(&machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark.

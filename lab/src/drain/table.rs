@@ -39,8 +39,8 @@ pub(super) fn section(grid: &Grid, outcomes: &[Outcome]) -> Section {
     Section {
         name: "drain",
         text,
-        findings: findings(outcomes, rules),
-        plots: outcomes.iter().filter_map(plot).collect(),
+        findings: findings(grid.runs, outcomes, rules),
+        plots: outcomes.iter().filter_map(|outcome| plot(outcome, rules)).collect(),
         data: Value::Array(outcomes.iter().map(|outcome| data(outcome, rules)).collect()),
         failures: outcomes
             .iter()
@@ -79,9 +79,9 @@ fn table(outcome: &Outcome, rules: &Rules) -> String {
             Err(refusal) => text += &format!("| {refusal} | | | | | | | |\n"),
         }
     }
-    notes.dedup();
-    for note in notes {
-        text += &format!("\n{note}\n");
+    if !notes.is_empty() {
+        text += "\nNo ratio:\n\n";
+        text += &notes.iter().map(|note| format!("- {note}\n")).collect::<String>();
     }
     text
 }
@@ -92,7 +92,7 @@ fn cells(outcome: &Outcome, row: &Row, medians: &Medians, rules: &Rules, notes: 
         Ok(_) if is_reference => "1".into(),
         Ok(ratio) => format!("{ratio:.2}"),
         Err(refusal) => {
-            notes.push(format!("No ratio for {} over {}: {refusal}.", row.client.name(), row.transport.name()));
+            notes.push(format!("{} over {}: {refusal}", row.client.name(), row.transport.name()));
             "–".into()
         }
     };
@@ -110,11 +110,16 @@ fn cells(outcome: &Outcome, row: &Row, medians: &Medians, rules: &Rules, notes: 
     )
 }
 
-fn plot(outcome: &Outcome) -> Option<Plot> {
+fn plot(outcome: &Outcome, rules: &Rules) -> Option<Plot> {
+    let disturbed = |row: &Row| if row.series.verdict(rules).is_ok() { "" } else { ", disturbed" };
     let bar = |row: &Row| {
+        // Many times faster than any drain, it would leave nothing to see of them.
+        if matches!(row.client, Client::CopyText | Client::CopyBinary) {
+            return None;
+        }
         let medians = row.series.medians().ok()?;
         Some(Bar {
-            label: format!("{} ({})", row.client.name(), row.transport.name()),
+            label: format!("{} ({}{})", row.client.name(), row.transport.name(), disturbed(row)),
             value: medians.rows_per_second / 1e3,
             low: medians.slowest_rows_per_second / 1e3,
             high: medians.fastest_rows_per_second / 1e3,
@@ -126,15 +131,25 @@ fn plot(outcome: &Outcome) -> Option<Plot> {
     Some(Plot { name: outcome.kind.name().to_owned(), svg: bars(&title, &list)? })
 }
 
-/// The figures that floors ask for. A client that was not chosen gives none.
-fn findings(outcomes: &[Outcome], rules: &Rules) -> Vec<Finding> {
+/// A floor is judged by this many runs at least.
+const FLOOR_RUNS_MIN: u32 = 5;
+/// And by this many rows (of t1: a tenth), so that starting up is little of it.
+const FLOOR_ROWS_MIN: u64 = 1_000_000;
+
+/// The figures that floors ask for; too short a benchmark gives none of them. A client that was not chosen has no entry.
+fn findings(runs: u32, outcomes: &[Outcome], rules: &Rules) -> Vec<Finding> {
     use Client::{Dbstreamd, DbstreamdSubscriber};
     use Transport::{Tcp, Unix};
     let mut findings = Vec::new();
-    let mut find = |key, seen: Result<f64, Refusal>| {
-        findings.push(Finding { key, seen: seen.map_err(|refusal| refusal.to_string()) });
-    };
     for outcome in outcomes {
+        let rows_min = if outcome.kind == Kind::T1 { FLOOR_ROWS_MIN / 10 } else { FLOOR_ROWS_MIN };
+        let short = (runs < FLOOR_RUNS_MIN || outcome.rows < rows_min).then(|| {
+            format!("{runs} × {} rows; a floor is judged by {FLOOR_RUNS_MIN} × {rows_min} at least", outcome.rows)
+        });
+        let mut find = |key, seen: Result<f64, Refusal>| {
+            let seen = seen.map_err(|refusal| refusal.to_string());
+            findings.push(Finding { key, seen: short.clone().map_or(seen, Err) });
+        };
         let ratios: &[(Client, Transport, &'static str)] = match outcome.kind {
             Kind::T2 => &[
                 (Dbstreamd, Tcp, "drain.t2.tcp"),
@@ -186,30 +201,34 @@ mod tests {
     use super::*;
     use crate::judge::{Run, Series};
 
+    const ROWS: u64 = FLOOR_ROWS_MIN;
     const RULES: Rules = Rules { foreign_max: 0.1, repeats: 0 };
 
     fn row(client: Client, transport: Transport, seconds: f64, foreign_cores: f64, rows: u64) -> Row {
-        let mut series = Series::new(1000);
+        let mut series = Series::new(ROWS);
         series.push(Ok(Run { rows, seconds, foreign_cores, log_bytes: Some(300), ..Run::default() }));
         Row { client, transport, series }
     }
 
     fn outcome(clients: Vec<Row>) -> Outcome {
-        Outcome { kind: Kind::T2, rows: 1000, transactions: 10, pgoutput_bytes: 1000, clients }
+        Outcome { kind: Kind::T2, rows: ROWS, transactions: 10, pgoutput_bytes: 1000, clients }
     }
 
     fn found(outcome: Outcome, key: &str) -> Option<Result<f64, String>> {
-        findings(&[outcome], &RULES).into_iter().find(|finding| finding.key == key).map(|finding| finding.seen)
+        findings(FLOOR_RUNS_MIN, &[outcome], &RULES)
+            .into_iter()
+            .find(|finding| finding.key == key)
+            .map(|finding| finding.seen)
     }
 
     #[test]
     fn a_ratio_is_against_pg_recvlogical_over_the_same_transport() {
         let rows = || {
             vec![
-                row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.0, 1000),
-                row(Client::PgRecvlogical, Transport::Unix, 2.0, 0.0, 1000),
-                row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.0, 1000),
-                row(Client::Dbstreamd, Transport::Unix, 2.0, 0.0, 1000),
+                row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.0, ROWS),
+                row(Client::PgRecvlogical, Transport::Unix, 2.0, 0.0, ROWS),
+                row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.0, ROWS),
+                row(Client::Dbstreamd, Transport::Unix, 2.0, 0.0, ROWS),
             ]
         };
         assert_eq!(found(outcome(rows()), "drain.t2.tcp"), Some(Ok(3.0)));
@@ -222,13 +241,19 @@ mod tests {
 
     #[test]
     fn no_ratio_is_printed_when_runs_were_disturbed_or_counts_differ_or_the_reference_is_missing() {
-        let reference = || row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.0, 1000);
-        let ours = || row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.0, 1000);
+        let reference = || row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.0, ROWS);
+        let ours = || row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.0, ROWS);
         for (clients, reason) in [
-            (vec![reference(), row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.5, 1000)], "disturbed"),
-            (vec![row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.5, 1000), ours()], "disturbed"),
-            (vec![reference(), row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.0, 999)], "counted 999 rows of 1000"),
-            (vec![row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.0, 1001), ours()], "counted 1001 rows of 1000"),
+            (vec![reference(), row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.5, ROWS)], "disturbed"),
+            (vec![row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.5, ROWS), ours()], "disturbed"),
+            (
+                vec![reference(), row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.0, ROWS - 1)],
+                "counted 999999 rows of 1000000",
+            ),
+            (
+                vec![row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.0, ROWS + 1), ours()],
+                "counted 1000001 rows of 1000000",
+            ),
             (vec![ours()], "it was not run"),
         ] {
             let outcome = outcome(clients);
@@ -236,6 +261,21 @@ mod tests {
             assert!(text.contains(reason) && !text.contains("3.00"), "{reason}: {text}");
             let seen = found(outcome, "drain.t2.tcp").unwrap();
             assert!(seen.unwrap_err().contains(reason), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_quick_look_judges_no_floor() {
+        let rows = || {
+            vec![
+                row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.0, ROWS),
+                row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.0, ROWS),
+            ]
+        };
+        let few_runs = findings(FLOOR_RUNS_MIN - 1, &[outcome(rows())], &RULES);
+        let few_rows = findings(FLOOR_RUNS_MIN, &[Outcome { rows: ROWS - 1, ..outcome(rows()) }], &RULES);
+        for found in [few_runs, few_rows] {
+            assert!(!found.is_empty() && found.iter().all(|finding| finding.seen.is_err()));
         }
     }
 }

@@ -13,7 +13,7 @@ use std::process::Command;
 use dbstreamd_throwaway::Cluster;
 use serde_json::json;
 
-use crate::daemon::{Daemon, Setup, get};
+use crate::daemon::{Daemon, Setup};
 use crate::error::{LabError, io};
 use crate::machine::Machine;
 use crate::meter::{Client, Meter};
@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     machine.with("dbstreamd", references::version(&arguments.binary).unwrap_or_else(|| "of unknown version".into()));
     let section = section(&arguments.length, &arguments.binary)?;
-    publish("Replay", &machine, &[section], &arguments.output)
+    publish(&machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark.
@@ -131,7 +131,7 @@ struct Caches {
 
 impl Caches {
     fn of(daemon: &Daemon) -> Result<Self, LabError> {
-        let metrics = get(daemon.http(), "/metrics").unwrap_or_default();
+        let metrics = daemon.metrics().unwrap_or_default();
         let used = |component: &str| {
             let line = format!("dbstreamd_memory_used_bytes{{component=\"{component}\"}} ");
             let value = metrics.lines().find_map(|text| text.strip_prefix(&line)?.parse::<f64>().ok());

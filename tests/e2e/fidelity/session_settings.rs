@@ -28,6 +28,8 @@ const PREFERENCES: &[&str] = &[
 
 fn prefer(cluster: &Cluster, whose: &str) {
     let sql: String = PREFERENCES.iter().map(|setting| format!("ALTER {whose} SET {setting};\n")).collect();
+    // The role's own preferences hold for this session too.
+    let sql = format!("SET statement_timeout = 0;\n{sql}");
     cluster.psql("postgres", &sql).unwrap();
 }
 

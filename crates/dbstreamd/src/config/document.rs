@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, Visitor};
 
 use super::units;
+use crate::io::Io;
 use crate::memory::Profile;
 
 /// A whole configuration as written.
@@ -20,6 +21,7 @@ use crate::memory::Profile;
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Document {
     pub(super) data_dir: Option<String>,
+    pub(super) io: Option<Io>,
     pub(super) grpc: Grpc,
     pub(super) http: Http,
     pub(super) memory: Memory,

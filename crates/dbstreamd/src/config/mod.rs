@@ -20,6 +20,7 @@ use dbstreamd_model::StreamName;
 use dbstreamd_source::postgres::SourceSettings;
 use serde::Deserialize;
 
+use crate::io::Io;
 use crate::memory::{self as budget, Budget, LimitOrigin, Machine, Profile};
 pub use document::Format;
 use document::{Document, Limit, Period, Size};
@@ -48,6 +49,8 @@ pub struct Config {
     pub memory: Budget,
     /// Why this profile, when nobody asked for one and it is not the usual one.
     pub memory_note: Option<String>,
+    /// The kernel's interface for sockets and files.
+    pub io: Io,
     /// Threads of the runtime.
     pub threads: Threads,
     /// The log, with its directory.
@@ -258,7 +261,7 @@ struct Given<'a> {
 /// The configuration with a profile's values where nothing else was said.
 fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Config, ConfigError> {
     let Given { document, sources, overrides, environment } = given;
-    let Document { data_dir, grpc, http, memory, log, consumers, logging, source: _ } = document;
+    let Document { data_dir, io, grpc, http, memory, log, consumers, logging, source: _ } = document;
     let values = profile.values(machine.processors);
     let bytes = |size: Option<Size>, default: u64| {
         usize::try_from(size.map_or(default, |Size(bytes)| bytes)).unwrap_or(usize::MAX)
@@ -323,6 +326,7 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
         delivery_bytes: delivery / 2,
         memory: Budget { profile, rows: Vec::new(), limit: None },
         memory_note: None,
+        io: io.unwrap_or_default(),
         threads: Threads { workers: values.worker_threads, blocking_max: values.blocking_threads },
         log,
         logging: LoggingConfig { filter: logging.filter.clone(), format: logging.format.unwrap_or_default() },

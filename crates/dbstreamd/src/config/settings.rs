@@ -17,6 +17,7 @@ pub(super) enum Kind {
 /// Settings outside `[[source]]`.
 pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("data_dir", Kind::Text),
+    ("io", Kind::Text),
     ("grpc.listen", Kind::Text),
     ("grpc.max_connections", Kind::Text),
     ("grpc.max_subscribers", Kind::Text),

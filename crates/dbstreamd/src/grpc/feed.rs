@@ -4,6 +4,7 @@
 //! filters gets an encoding of its own of what matches.
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use dbstreamd_log::{ChunkSlice, Log, LogError, Reader, Skip};
@@ -59,6 +60,9 @@ pub(super) struct Feed {
     reported: Offset,
     /// Whether the client was told that it has reached the end once.
     end_reported: bool,
+    begun_at: Instant,
+    /// Since when the events of the response at hand have been visible, if they became so during this subscription.
+    visible_at: Option<Instant>,
 }
 
 impl Feed {
@@ -86,6 +90,8 @@ impl Feed {
             delivered: considered,
             reported: considered,
             end_reported: false,
+            begun_at: Instant::now(),
+            visible_at: None,
         }
     }
 
@@ -186,6 +192,12 @@ impl Feed {
         Ok(Response::Progress(proto::Progress { offset: self.considered.0, visible_offset: visible.0 }))
     }
 
+    /// Since when the events of the last response have been visible: to time their way out. None for what was there before
+    /// this subscription, and for what came from disk.
+    pub(super) fn take_visible_at(&mut self) -> Option<Instant> {
+        self.visible_at.take()
+    }
+
     /// The next response from the chunk in hand, of at most this many bytes unless one event alone is larger; none when
     /// the chunk is used up or credit is.
     pub(super) fn next_response(&mut self, bytes_max: usize) -> Result<Option<Response>, Halt> {
@@ -235,6 +247,7 @@ impl Feed {
         self.considered = chunk.first_offset().advance(range.start as u64).previous();
         self.reported = self.considered;
         self.delivered = self.considered;
+        self.visible_at = chunk.visible_at().filter(|at| *at >= self.begun_at);
         spend(&mut self.credit, fits);
         let used_up = range.start >= range.end;
         let epoch = chunk.epoch();
@@ -279,6 +292,7 @@ impl Feed {
     /// An encoding of what matches the filter, or of typed values.
     fn own(&mut self, bytes_max: usize) -> Result<Option<Response>, Halt> {
         let mut run = RunBuilder::default();
+        self.visible_at = None;
         for _ in 0..CHUNKS_AT_ONCE_MAX {
             if let Some(response) = self.add_own(&mut run, bytes_max)? {
                 return Ok(Some(response));
@@ -339,6 +353,9 @@ impl Feed {
             range.start += 1;
         }
         spend(&mut self.credit, usize::try_from(taken).unwrap_or(usize::MAX));
+        if taken > 0 && self.visible_at.is_none() {
+            self.visible_at = chunk.visible_at().filter(|at| *at >= self.begun_at);
+        }
         Ok(None)
     }
 }

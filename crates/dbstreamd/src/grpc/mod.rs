@@ -123,7 +123,7 @@ impl Streams for Service {
                 self.limits.subscribers_max
             )));
         };
-        let (outbox, responses) = outbox::outbox(self.budget.clone());
+        let (outbox, responses) = outbox::outbox(self.budget.clone(), self.directory.visible_to_sent.clone());
         // Answer at once: some clients send their start only after they have seen the response's headers.
         let subscription =
             subscribe::serve(Arc::clone(&self.directory), request.into_inner(), outbox, self.shutdown.clone());

@@ -7,7 +7,9 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
+use dbstreamd_log::LatencyHistogram;
 use futures_util::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::Status;
@@ -21,7 +23,8 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// A response costs at least this, so that small ones are bounded in number too.
 const RESPONSE_BYTES_MIN: usize = 512;
 
-type Item = Result<(WireResponse, Room), Status>;
+/// A response, its room, and since when its events have been visible, if that is to be timed.
+type Item = Result<(WireResponse, Room, Option<Instant>), Status>;
 
 /// The producing end.
 pub(super) struct Outbox {
@@ -33,6 +36,7 @@ pub(super) struct Outbox {
 /// The end that the connection polls.
 pub(crate) struct Responses {
     queue: mpsc::UnboundedReceiver<Item>,
+    visible_to_sent: LatencyHistogram,
     /// Of the response that the connection took last and may still be sending: it comes for the next one only when its
     /// client has made room.
     sending: Option<Room>,
@@ -47,10 +51,10 @@ pub(super) struct Room {
 }
 
 /// An empty outbox.
-pub(super) fn outbox(budget: DeliveryBudget) -> (Outbox, Responses) {
+pub(super) fn outbox(budget: DeliveryBudget, visible_to_sent: LatencyHistogram) -> (Outbox, Responses) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(BYTES_MAX));
-    (Outbox { room, budget, queue: sender }, Responses { queue: receiver, sending: None })
+    (Outbox { room, budget, queue: sender }, Responses { queue: receiver, visible_to_sent, sending: None })
 }
 
 impl Room {
@@ -87,10 +91,11 @@ impl Outbox {
         Arc::clone(&self.room).acquire_many_owned(u32::try_from(bytes).ok()?).await.ok()
     }
 
-    /// Queues a response. Whether anybody still listens is seen by [`closed`](Self::closed).
-    pub(super) fn send(&self, response: Response, mut room: Room) {
+    /// Queues a response, whose events have been visible since then if that is to be timed. Whether anybody still listens
+    /// is seen by [`closed`](Self::closed).
+    pub(super) fn send(&self, response: Response, mut room: Room, visible_at: Option<Instant>) {
         room.shrink_to(size(&response));
-        let _ = self.queue.send(Ok((response.into(), room)));
+        let _ = self.queue.send(Ok((response.into(), room, visible_at)));
     }
 
     /// Ends the response stream with a status.
@@ -122,7 +127,10 @@ impl Stream for Responses {
         self.sending = None;
         self.queue.poll_recv(context).map(|item| {
             item.map(|item| {
-                item.map(|(response, room)| {
+                item.map(|(response, room, visible_at)| {
+                    if let Some(visible_at) = visible_at {
+                        self.visible_to_sent.observe(visible_at.elapsed());
+                    }
                     self.sending = Some(room);
                     response
                 })
@@ -152,20 +160,20 @@ mod tests {
     #[tokio::test]
     async fn clients_that_do_not_read_keep_the_shared_budget_and_others_still_get_their_piece() {
         let budget = DeliveryBudget::new(2 * BATCH_BYTES);
-        let (lazy, mut unread) = outbox(budget.clone());
+        let (lazy, mut unread) = outbox(budget.clone(), LatencyHistogram::for_one());
         for _ in 0..2 {
             let room = room_now(&lazy).await.unwrap();
             assert_eq!(room.bytes(), BATCH_BYTES);
-            lazy.send(events(BATCH_BYTES), room);
+            lazy.send(events(BATCH_BYTES), room, None);
         }
         assert_eq!(budget.used(), 2 * BATCH_BYTES);
         assert!(room_now(&lazy).await.is_none(), "who has something on its way waits");
 
-        let (busy, mut read) = outbox(budget.clone());
+        let (busy, mut read) = outbox(budget.clone(), LatencyHistogram::for_one());
         for _ in 0..100 {
             let room = room_now(&busy).await.unwrap();
             assert_eq!(room.bytes(), FLOOR_BYTES);
-            busy.send(events(FLOOR_BYTES), room);
+            busy.send(events(FLOOR_BYTES), room, None);
             assert!(room_now(&busy).await.is_none(), "one piece at a time");
             assert!(read.next().await.unwrap().is_ok());
             assert!(room_now(&busy).await.is_none(), "the connection may still be sending it");
@@ -184,10 +192,10 @@ mod tests {
     #[tokio::test]
     async fn one_outbox_takes_a_megabyte_and_gives_back_what_its_responses_do_not_need() {
         let budget = DeliveryBudget::new(64 * BYTES_MAX);
-        let (outbox, mut responses) = outbox(budget.clone());
+        let (outbox, mut responses) = outbox(budget.clone(), LatencyHistogram::for_one());
         let mut sent = 0;
         while let Some(room) = room_now(&outbox).await {
-            outbox.send(events(1000), room);
+            outbox.send(events(1000), room, None);
             sent += 1;
         }
         assert!((700..=1048).contains(&sent), "{sent} responses of 1000 bytes");

@@ -226,7 +226,7 @@ impl Subscription {
                         waiting => waiting,
                     };
                     if let Some(response) = response {
-                        outbox.send(response, room);
+                        outbox.send(response, room, self.feed.take_visible_at());
                     }
                     held_from = tokio::time::Instant::now();
                     parked = false;

@@ -37,6 +37,10 @@ use crate::{position, proto};
 /// When nothing else was sent for this long the position is, or a comment if it is known: proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
+/// An event with more parts of values (elements, bounds, fields) than about this many is not shown in typed form: here,
+/// unlike in gRPC, they are all held while it is written, at 50 to 110 bytes each.
+const PARTS_MAX: usize = 1024 * 1024;
+
 pub(super) async fn follow(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
@@ -273,7 +277,13 @@ fn render(renderer: &Renderer, event: &EventRef<'_>, typed: Option<&mut Decoders
     let mut run = RunBuilder::default();
     let pushed = match typed {
         None => run.push(event),
-        Some(decoders) => run.push_typed(event, decoders).map_err(Failure::Unreadable)?,
+        Some(decoders) => {
+            // Each part is a byte at least, so that few have to be counted.
+            if event.body.len() > PARTS_MAX && decoders.parts_about(event) > PARTS_MAX {
+                return Err(Failure::Told(too_many_parts(event.offset)));
+            }
+            run.push_typed(event, decoders).map_err(Failure::Unreadable)?
+        }
     };
     if !pushed {
         return Err(Failure::Told(encode::broken(event.offset).message().to_owned()));
@@ -282,6 +292,12 @@ fn render(renderer: &Renderer, event: &EventRef<'_>, typed: Option<&mut Decoders
     let event = batch.events.first().ok_or_else(|| "an event was lost while it was rendered".to_owned())?;
     let json = renderer.event_json(event).map_err(|error| error.to_string())?;
     Ok(Event::default().id(event.offset.to_string()).data(json))
+}
+
+fn too_many_parts(offset: Offset) -> String {
+    format!(
+        "the event at offset {offset} has values of more than {PARTS_MAX} parts, too many for typed form in server-sent events: read it with values=text, or over gRPC"
+    )
 }
 
 #[cfg(test)]

@@ -36,6 +36,7 @@ pub(super) async fn health(State(shared): State<Arc<Shared>>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "log": { "writing": log_failure.is_none(), "error": log_failure, "damage": damage },
         "streams": streams,
+        "io": { "setting": shared.io.asked.name(), "chosen": shared.io.chosen(), "why": shared.io.why },
         "memory": shared.memory.document(directory.log()),
     });
     let status = if failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };

@@ -117,6 +117,15 @@ pub(super) fn registry(shared: &Arc<Shared>) -> Arc<Registry> {
     for (name, help, histogram) in histograms {
         registry.register(format!("dbstreamd_log_{name}"), help, histogram.clone());
     }
+    let latencies = [
+        ("receive_to_append", "From the read that ended a transaction to the log's writer", &log.receive_to_append),
+        ("append_to_fsync", "From the log's writer being asked to the end of the fsync", &log.append_to_fsync),
+        ("fsync_to_visible", "From the end of the fsync to readers finding the events", &log.fsync_to_visible),
+        ("visible_to_sent", "From there to a subscriber's connection", &shared.directory.visible_to_sent),
+    ];
+    for (name, help, histogram) in latencies {
+        registry.register(format!("dbstreamd_latency_{name}_seconds"), help, histogram.clone());
+    }
     registry.register("dbstreamd_notices", "Things that happened, by kind", shared.directory.notices.counted());
     Arc::new(registry)
 }
@@ -155,6 +164,7 @@ impl Collector for Snapshots {
                 ConstCounter::new(of(stream)).encode(family.encode_family(&[("stream", stream.name.as_str())])?)?;
             }
         }
+        send_to_receive(&mut encoder, shared)?;
         states(&mut encoder, &streams)?;
         slots(&mut encoder, &streams)?;
         for (name, help, of) in CONSUMER_GAUGES {
@@ -167,6 +177,20 @@ impl Collector for Snapshots {
         memory(&mut encoder, shared)?;
         daemon(&mut encoder, shared)
     }
+}
+
+/// The only step that two clocks are needed for, so it is told apart by server.
+fn send_to_receive(encoder: &mut DescriptorEncoder<'_>, shared: &Shared) -> fmt::Result {
+    let help = "From the server's sending, by its clock, to the read that brought it";
+    let name = "dbstreamd_latency_send_to_receive_seconds";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+    for entry in shared.directory.entries() {
+        if let Some(running) = &entry.running {
+            let labels = [("stream", entry.name.as_str())];
+            running.status.send_to_receive().encode(family.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
 }
 
 /// No sample for a stream of which it is not known yet.

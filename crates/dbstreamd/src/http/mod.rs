@@ -27,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::directory::Directory;
+use crate::io::Choice;
 use crate::memory::Live;
 pub(crate) use host::AllowedHosts;
 use patience::Patient;
@@ -49,6 +50,8 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// What the handlers share.
 pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
+    /// How sockets and files are used.
+    pub(crate) io: Choice,
     /// The memory budget and what is used of it.
     pub(crate) memory: Live,
     /// Seats of gRPC subscribers, and how many there are.

@@ -76,6 +76,7 @@ impl Builder {
     }
 
     /// Bytes it stands for in memory.
+    #[inline]
     pub(crate) fn weight(&self) -> usize {
         self.parts.mark().weight()
     }
@@ -102,11 +103,13 @@ impl Builder {
     }
 
     /// Whether it holds nothing at all.
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.events.is_empty()
     }
 
     /// Whether the index has no room for another schema.
+    #[inline]
     pub(crate) fn schemas_full(&self) -> bool {
         self.parts.schemas.len() >= SCHEMAS_MAX
     }

@@ -171,6 +171,7 @@ pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) ->
         bytes,
         encoded: OnceLock::new(),
         encoded_bytes: None,
+        visible_at: None,
     })
 }
 

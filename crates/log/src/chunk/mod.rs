@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::Bytes;
 use dbstreamd_model::{Epoch, Lsn, Offset, Op, StreamId, Timestamp};
@@ -46,6 +47,8 @@ pub struct Chunk {
     pub(crate) encoded: OnceLock<Counted>,
     /// Where the memory of `encoded` is counted, for a chunk in the tail ring.
     pub(crate) encoded_bytes: Option<Arc<AtomicUsize>>,
+    /// When readers could first find it; none for a chunk read from disk.
+    pub(crate) visible_at: Option<Instant>,
 }
 
 /// One event's place in its chunk.
@@ -207,6 +210,11 @@ impl Chunk {
     /// The chunk in an outer encoding: `make` runs at most once per chunk, whoever asks first.
     pub fn encoded(&self, make: impl FnOnce(&Self) -> EncodedRun) -> &EncodedRun {
         &self.encoded.get_or_init(|| Counted::new(make(self), self.encoded_bytes.clone())).run
+    }
+
+    /// When readers could first find it, for a chunk from the tail ring; none for one read from disk.
+    pub fn visible_at(&self) -> Option<Instant> {
+        self.visible_at
     }
 
     /// Whether its last unit ends in it, so that it can be made visible.

@@ -81,6 +81,7 @@ fn chunk_of(units: &[RandomUnit], first_ordinal: u32, finished: bool) -> Chunk {
         bytes: parts.bodies,
         encoded: OnceLock::new(),
         encoded_bytes: None,
+        visible_at: None,
     }
 }
 

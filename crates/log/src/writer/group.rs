@@ -42,6 +42,8 @@ pub(super) struct Group {
     replies: Vec<(Reply<Durable<Offset>>, Offset, OwnedSemaphorePermit)>,
     /// Partitions that were closed while it was put together.
     closed: Vec<PartitionSeq>,
+    /// When it was durable.
+    synced_at: Option<Instant>,
 }
 
 struct Stored {
@@ -49,6 +51,7 @@ struct Stored {
     chunk: Chunk,
     credit: Option<Credit>,
     in_flight: InFlight,
+    appended_at: Instant,
 }
 
 impl Group {
@@ -74,7 +77,7 @@ impl Group {
 impl Writer {
     /// Puts a chunk, with the schemas it brings, into the group.
     pub(super) fn gather_chunk(&mut self, group: &mut Group, command: ChunkCommand) -> Result<(), LogError> {
-        let ChunkCommand { stream, chunk, schemas, tables, confirm, credit, in_flight, life: _ } = command;
+        let ChunkCommand { stream, chunk, schemas, tables, confirm, credit, in_flight, appended_at, life: _ } = command;
         let (class, last) = self.class_of(stream.id)?;
         let (partition, closed) = self.active_partition(&mut group.batch, class, last)?;
         group.closed.extend(closed);
@@ -124,7 +127,7 @@ impl Writer {
         group.stored_bytes += bytes;
         group.raw_bytes += chunk.bodies().len();
         group.touched.insert(stream.id);
-        group.chunks.push(Stored { stream, chunk, credit, in_flight });
+        group.chunks.push(Stored { stream, chunk, credit, in_flight, appended_at });
         Ok(())
     }
 
@@ -188,9 +191,14 @@ impl Writer {
             let started = Instant::now();
             Failpoint::Gathered.reach();
             self.store.commit(&group.batch)?;
+            let synced_at = Instant::now();
+            group.synced_at = Some(synced_at);
             group.pass_failpoints();
             let metrics = &self.shared.metrics;
-            metrics.flush_seconds.observe(started.elapsed().as_secs_f64());
+            for stored in &group.chunks {
+                metrics.append_to_fsync.observe(synced_at.saturating_duration_since(stored.appended_at));
+            }
+            metrics.flush_seconds.observe(synced_at.saturating_duration_since(started).as_secs_f64());
             metrics.flush_bytes.observe(f64::from(u32::try_from(group.stored_bytes).unwrap_or(u32::MAX)));
             metrics.flushes.inc();
         }
@@ -218,10 +226,15 @@ impl Writer {
         metrics.stored_bytes.inc_by(group.stored_bytes as u64);
         metrics.body_bytes.inc_by(group.raw_bytes as u64);
         let mut released = Vec::with_capacity(group.chunks.len());
-        for Stored { stream, chunk, credit, in_flight } in group.chunks {
+        let visible_at = Instant::now();
+        if let Some(synced_at) = group.synced_at.filter(|_| !group.chunks.is_empty()) {
+            metrics.fsync_to_visible.observe(visible_at.saturating_duration_since(synced_at));
+        }
+        for Stored { stream, mut chunk, credit, in_flight, appended_at: _ } in group.chunks {
             metrics.events.inc_by(chunk.len() as u64);
             // Fragments of a large unit are left to the disk: they become visible all at once, much later.
             if chunk.finished() && chunk.units.first().is_some_and(|unit| unit.first_ordinal == 0) {
+                chunk.visible_at = Some(visible_at);
                 self.ring.push(&stream, chunk);
             }
             released.push((credit, in_flight));

@@ -118,6 +118,8 @@ pub(crate) struct ChunkCommand {
     pub(crate) credit: Option<Credit>,
     /// Counts as in flight until it is dropped.
     pub(crate) in_flight: InFlight,
+    /// When it was handed over.
+    pub(crate) appended_at: Instant,
     /// Which life of the log its session was begun in.
     pub(crate) life: u64,
 }

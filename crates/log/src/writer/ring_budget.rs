@@ -75,6 +75,7 @@ mod tests {
             bytes: vec![0; 1000],
             encoded: OnceLock::new(),
             encoded_bytes: None,
+            visible_at: None,
         }
     }
 

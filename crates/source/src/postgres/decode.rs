@@ -69,8 +69,8 @@ pub enum DecodeError {
 }
 
 /// One connection's decoder.
-#[derive(Default)]
-pub(crate) struct Decoder {
+#[derive(Default, Debug)]
+pub struct Decoder {
     types: HashMap<u32, String>,
     /// Number of columns per relation, and its name.
     relations: HashMap<u32, (usize, String)>,
@@ -80,8 +80,12 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Decodes the payload of one XLogData.
-    pub(crate) fn decode(&mut self, at: Lsn, data: &Bytes, changes: &mut Vec<Change>) -> Result<(), DecodeError> {
+    /// Decodes the payload of one XLogData (PostgreSQL docs, "Logical Replication Message Formats"), which stands at `at`
+    /// in the WAL, and appends what it says.
+    ///
+    /// # Errors
+    /// When it is no such message, or cannot come here. The stream is then of no more use.
+    pub fn decode(&mut self, at: Lsn, data: &Bytes, changes: &mut Vec<Change>) -> Result<(), DecodeError> {
         let message = dbstreamd_pgoutput::parse(data).map_err(|error| DecodeError::Message { lsn: at, error })?;
         match message {
             Message::Insert(row) => self.row(Op::Insert, at, &row, data, changes)?,
@@ -168,7 +172,9 @@ impl Decoder {
         data: &Bytes,
         changes: &mut Vec<Change>,
     ) -> Result<(), DecodeError> {
-        self.inside(op.name())?;
+        if self.open.is_none() {
+            return Err(DecodeError::OutsideTransaction(op.name()));
+        }
         let relation = row.relation;
         let columns = match self.last_relation {
             Some((last, columns)) if last == relation => columns,

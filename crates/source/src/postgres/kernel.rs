@@ -1,5 +1,5 @@
 //! What we ask the Linux kernel that no safe crate here offers: a socket's segment count, a read into memory that was
-//! not zeroed before, and a precise timer.
+//! not zeroed before, a precise timer, and whether there is io_uring.
 //!
 //! The only unsafe code of this crate.
 #![allow(unsafe_code)]
@@ -41,6 +41,23 @@ fn tcp_info(socket: RawFd, needed: usize) -> Option<libc::tcp_info> {
     }
     // SAFETY: `tcp_info` is plain integers, and all of it was zeroed before the kernel filled in a part.
     Some(unsafe { info.assume_init() })
+}
+
+/// Whether the kernel, and whatever stands before it (a container's filter of system calls), offers io_uring.
+///
+/// # Errors
+/// Its refusal.
+pub fn probe_io_uring() -> io::Result<()> {
+    /// `struct io_uring_params` of linux/io_uring.h; zero throughout asks for nothing special.
+    const PARAMS_BYTES: usize = 120;
+    let mut params = [0_u64; PARAMS_BYTES / size_of::<u64>()];
+    // SAFETY: `params` is writable and as large as the kernel's structure; a result that is not negative is a new
+    // descriptor that nobody else owns.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, params.as_mut_ptr()) };
+    let Ok(ring @ 0..) = RawFd::try_from(ring) else { return Err(io::Error::last_os_error()) };
+    // SAFETY: see above.
+    drop(unsafe { OwnedFd::from_raw_fd(ring) });
+    Ok(())
 }
 
 /// An owned socket in the runtime's epoll set.

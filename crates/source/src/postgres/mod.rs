@@ -38,10 +38,11 @@ mod wire;
 
 pub use capture::{REMOVE_SQL as DDL_CAPTURE_REMOVE_SQL, install_sql as ddl_capture_install_sql};
 pub use connection::{Connection, Row, SessionKind};
-pub use decode::DecodeError;
+pub use decode::{DecodeError, Decoder};
 pub use error::{PgError, ServerError, SystemIdentity};
 pub use feedback::FeedbackWriter;
 pub use insurance::SUFFIX as INSURANCE_SUFFIX;
+pub use kernel::probe_io_uring;
 pub use options::{
     ChannelBinding, ConnectOptions, Endpoint, Host, Keepalive, OptionsError, RootCert, SslMode, SslNegotiation,
     TargetSession,

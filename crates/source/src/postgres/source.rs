@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dbstreamd_log::{Durable, Failpoint, Resume, ValueForm};
-use dbstreamd_model::{Lsn, StreamName, TableSchema};
+use dbstreamd_model::{Lsn, StreamName, TableSchema, Timestamp};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
@@ -19,7 +19,9 @@ use super::{
 };
 use crate::epochs::{EPOCHS_PER_HOUR_MAX, HistoryBreak, permit};
 use crate::error::SourceError;
-use crate::{Change, Confirmer, Inquiry, OnGap, OnLostSlot, Progress, Session, Source, SourceReader, StreamStatus};
+use crate::{
+    Arrival, Change, Confirmer, Inquiry, OnGap, OnLostSlot, Progress, Session, Source, SourceReader, StreamStatus,
+};
 
 /// Shortest time between two status updates that nobody asked for: durable positions move thousands of times a
 /// second, and each update wakes the walsender.
@@ -112,6 +114,7 @@ impl Source for PostgresSource {
                 wal,
                 frames: Vec::new(),
                 charged: 0,
+                sent_at: None,
                 decoder: Decoder::default(),
                 heard: false,
                 keepalives: Arc::clone(&keepalives),
@@ -229,6 +232,8 @@ struct PgReader {
     frames: Vec<WalFrame>,
     /// Bytes that were reported as received; a read that was cancelled may have brought more.
     charged: u64,
+    /// When the server sent the first piece of WAL that the last read brought.
+    sent_at: Option<Timestamp>,
     decoder: Decoder,
     /// The last read brought a keepalive.
     heard: bool,
@@ -250,10 +255,12 @@ impl SourceReader for PgReader {
             Err(_) => return Err(SourceError::Silent(self.silence_max)),
         }
         let mut newest_sent = None;
+        self.sent_at = None;
         for frame in self.frames.drain(..) {
             match frame {
                 WalFrame::XLogData { wal_start, data, sent_at, .. } => {
                     newest_sent = Some(sent_at);
+                    self.sent_at = self.sent_at.or(newest_sent);
                     self.decoder.decode(wal_start, &data, changes)?;
                 }
                 WalFrame::Keepalive { wal_end, reply_requested, .. } => {
@@ -271,6 +278,10 @@ impl SourceReader for PgReader {
         let total = self.wal.bytes_read_total();
         let new = total - std::mem::replace(&mut self.charged, total);
         Ok(usize::try_from(new).unwrap_or(usize::MAX))
+    }
+
+    fn arrival(&self) -> Arrival {
+        Arrival { received_at: self.wal.last_read(), sent_at: self.sent_at }
     }
 
     fn catching_up(&self) -> bool {

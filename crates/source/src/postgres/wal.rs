@@ -144,6 +144,11 @@ impl WalReader {
         }
     }
 
+    /// When the socket last gave something.
+    pub(super) fn last_read(&self) -> Instant {
+        self.last_read
+    }
+
     /// Bytes received since streaming began.
     pub fn bytes_read_total(&self) -> u64 {
         self.bytes_read
@@ -238,10 +243,10 @@ impl WalReader {
     }
 
     fn learn(&mut self, bytes: usize) {
-        let Some(pacer) = &mut self.pacer else { return };
         let now = Instant::now();
         let elapsed = now.saturating_duration_since(self.last_read);
         self.last_read = now;
+        let Some(pacer) = &mut self.pacer else { return };
         // Only while pausing do segments say something; an eager reader is spared the system call.
         let mut segments = None;
         let was_pausing = pacer.pause().is_some();

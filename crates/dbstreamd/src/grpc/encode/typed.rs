@@ -1,8 +1,9 @@
 //! Rows as typed values: from the log's bytes to Protobuf in one pass.
 //!
-//! A cell is read as its column's type (`dbstreamd_values`) and written at once. How long a message becomes is known
-//! only behind it, so room for its length is left in front, as much as the cell's own length needs, and what follows is
-//! moved by a byte in the few cases in which that was wrong. Field numbers are those of `proto/dbstreamd/v1`.
+//! A cell is read as its column's type (`dbstreamd_values`) and written at once, one of many parts as they are read: what
+//! was written of a value that turns out wrong is taken back. How long a message becomes is known only behind it, so room
+//! for its length is left in front, as much as the cell's own length needs, and what follows is moved by a byte in the few
+//! cases in which that was wrong. Field numbers are those of `proto/dbstreamd/v1`.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use std::net::IpAddr;
 use bytes::{BufMut, BytesMut};
 use dbstreamd_log::{EventRef, StoredSchema};
 use dbstreamd_model::{BeforeKind, CellRef, EventBody, RowChange, RowRef, SchemaId};
-use dbstreamd_values::{Array, Decoder, GeometryKind, Range, Sign, Value, ValueError};
+use dbstreamd_values::{Array, Bounds, Decoder, GeometryKind, Lexeme, Part, Sign, Value, ValueError};
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::{BEFORE_IS_FULL, EVENT_OVERHEAD_BYTES, RunBuilder, filled, put_head, put_unchanged, whole_old};
@@ -29,6 +30,27 @@ pub(crate) struct Decoders(HashMap<SchemaId, Box<[Decoder]>>);
 impl Decoders {
     fn of(&mut self, stored: &StoredSchema) -> &[Decoder] {
         self.0.entry(stored.id).or_insert_with(|| stored.schema.columns.iter().map(Decoder::for_column).collect())
+    }
+
+    /// About how many parts the values of an event have, for whoever has to hold them all; seen from what separates them.
+    pub(crate) fn parts_about(&mut self, event: &EventRef<'_>) -> usize {
+        let Ok(EventBody::Row(change)) = EventBody::parse(event.op, event.body) else { return 0 };
+        let Some(stored) = event.schema else { return 0 };
+        let decoders = self.of(stored);
+        let rows = change.before.iter().map(|(_, row)| row).chain(&change.after);
+        rows.flat_map(|row| row.cells().zip(decoders)).map(|(cell, decoder)| separators(cell, decoder)).sum()
+    }
+}
+
+/// How many bytes of a cell separate parts of it, or are taken to.
+fn separators(cell: CellRef<'_>, decoder: &Decoder) -> usize {
+    let CellRef::Text(text) = cell else { return 0 };
+    let count = |separator| text.iter().filter(|&&byte| byte == separator).count();
+    match decoder {
+        // A text vector has no more than PostgreSQL's limit of 1 MB, and coordinates are no more than their text.
+        Decoder::Scalar(_) => 0,
+        Decoder::Array { delimiter, element } => count(*delimiter).max(separators(cell, element)),
+        Decoder::Range(_) | Decoder::Multirange(_) | Decoder::Composite => count(b','),
     }
 }
 
@@ -99,12 +121,20 @@ fn put_cell(out: &mut BytesMut, cell: CellRef<'_>, decoder: &Decoder) -> Result<
         CellRef::Null | CellRef::Unchanged => 0,
         CellRef::Text(bytes) | CellRef::Binary(bytes) => bytes.len(),
     };
-    put_value(out, ROW_VALUES, &decoder.decode(cell)?, guess);
-    Ok(())
+    put_value(out, ROW_VALUES, &decoder.decode(cell)?, guess)
 }
 
-/// A `Value`, probably about `guess` bytes long.
-fn put_value(out: &mut BytesMut, field: u32, value: &Value<'_>, guess: usize) {
+/// A part of a value, or null.
+#[inline]
+fn put_part(out: &mut BytesMut, field: u32, part: Option<&Part<'_>>) -> Result<(), ValueError> {
+    match part {
+        None => put_value(out, field, &Value::Null, 0),
+        Some(part) => part.read(|value| put_value(out, field, &value, part.text_len())),
+    }
+}
+
+/// A `Value`, probably about `guess` bytes long. On an error something was written.
+fn put_value(out: &mut BytesMut, field: u32, value: &Value<'_>, guess: usize) -> Result<(), ValueError> {
     let message = begin(out, field, guess);
     match value {
         Value::Null => {}
@@ -155,22 +185,22 @@ fn put_value(out: &mut BytesMut, field: u32, value: &Value<'_>, guess: usize) {
         Value::Json(text) => put_bytes(out, 18, text),
         Value::Array(array) => {
             let message = begin(out, 19, guess);
-            put_array(out, array);
+            put_array(out, array)?;
             end(out, message);
         }
-        Value::Range(range) => put_range(out, 20, range),
+        Value::Range(range) => put_range(out, 20, range.read()?)?,
         Value::Multirange(ranges) => {
             let message = begin(out, 21, guess);
-            ranges.iter().for_each(|range| put_range(out, 1, range));
+            ranges.read(|bounds| put_range(out, 1, Some(bounds)))?;
             end(out, message);
         }
         Value::Composite(fields) => {
             let message = begin(out, 22, guess);
-            for field in fields {
-                let value = begin(out, 1, field.as_ref().map_or(0, |text| text.len()));
+            fields.read(|field| {
+                let value = begin(out, 1, field.map_or(0, <[u8]>::len));
                 field.iter().for_each(|text| put_bytes(out, 8, text));
                 end(out, value);
-            }
+            })?;
             end(out, message);
         }
         Value::Label(text) => put_bytes(out, 23, text),
@@ -200,10 +230,10 @@ fn put_value(out: &mut BytesMut, field: u32, value: &Value<'_>, guess: usize) {
         Value::Geometry(geometry) => {
             let message = begin(out, 27, guess);
             put_enumeration(out, 1, kind(geometry.kind).into());
-            put_key(out, 2, 2);
-            encode_varint(8 * geometry.coordinates.len() as u64, out);
-            geometry.coordinates.iter().for_each(|coordinate| out.put_f64_le(*coordinate));
-            put_unless_zero(out, 3, geometry.open.into());
+            let coordinates = begin(out, 2, guess);
+            let open = geometry.read(|coordinate| out.put_f64_le(coordinate))?;
+            end(out, coordinates);
+            put_unless_zero(out, 3, open.into());
             end(out, message);
         }
         Value::Money(hundredths) => put_signed(out, 28, *hundredths),
@@ -211,51 +241,65 @@ fn put_value(out: &mut BytesMut, field: u32, value: &Value<'_>, guess: usize) {
             put_key(out, 29, 1);
             out.put_u64_le(*lsn);
         }
-        Value::TextVector(lexemes) => {
+        Value::TextVector(vector) => {
             let message = begin(out, 30, guess);
-            for lexeme in lexemes {
-                let entry = begin(out, 1, lexeme.text.len());
-                put_bytes_unless_empty(out, 1, &lexeme.text);
-                for place in &lexeme.positions {
-                    let position = begin(out, 2, 0);
-                    put_unless_zero(out, 1, place.position.into());
-                    if place.weight != b'D' {
-                        put_bytes(out, 2, &[place.weight]);
-                    }
-                    end(out, position);
-                }
-                end(out, entry);
-            }
+            vector.read(|lexeme| put_lexeme(out, &lexeme))?;
             end(out, message);
         }
         Value::Xml(text) => put_bytes(out, 31, text),
         Value::Binary(bytes) => put_bytes(out, 32, bytes),
     }
     end(out, message);
+    Ok(())
 }
 
-fn put_array(out: &mut BytesMut, array: &Array<'_>) {
-    for dimension in &array.dimensions {
+fn put_array(out: &mut BytesMut, array: &Array<'_>) -> Result<(), ValueError> {
+    let start = out.len();
+    let dimensions = array.read(|element| put_part(out, 2, element.as_ref()))?;
+    let behind_elements = out.len();
+    for dimension in dimensions.as_slice() {
         let message = begin(out, 1, 0);
         put_unless_zero(out, 1, dimension.length.into());
         put_signed_unless_zero(out, 2, dimension.lower_bound.into());
         end(out, message);
     }
-    array.elements.iter().for_each(|element| put_value(out, 2, element, 0));
+    // They are known last and stand first.
+    let length = out.len() - behind_elements;
+    if let Some(array) = out.get_mut(start..) {
+        array.rotate_right(length);
+    }
+    Ok(())
 }
 
-fn put_range(out: &mut BytesMut, field: u32, range: &Range<'_>) {
+/// A range between these bounds, or one that contains nothing.
+fn put_range(out: &mut BytesMut, field: u32, bounds: Option<Bounds<'_>>) -> Result<(), ValueError> {
     let message = begin(out, field, 0);
-    match range {
-        Range::Empty => put_varint(out, 1, 1),
-        Range::Bounds { lower, upper, lower_inclusive, upper_inclusive } => {
-            lower.iter().for_each(|bound| put_value(out, 2, bound, 0));
-            upper.iter().for_each(|bound| put_value(out, 3, bound, 0));
-            put_unless_zero(out, 4, (*lower_inclusive).into());
-            put_unless_zero(out, 5, (*upper_inclusive).into());
+    match bounds {
+        None => put_varint(out, 1, 1),
+        Some(Bounds { lower, upper, lower_inclusive, upper_inclusive }) => {
+            lower.iter().try_for_each(|bound| put_part(out, 2, Some(bound)))?;
+            upper.iter().try_for_each(|bound| put_part(out, 3, Some(bound)))?;
+            put_unless_zero(out, 4, lower_inclusive.into());
+            put_unless_zero(out, 5, upper_inclusive.into());
         }
     }
     end(out, message);
+    Ok(())
+}
+
+fn put_lexeme(out: &mut BytesMut, lexeme: &Lexeme<'_>) -> Result<(), ValueError> {
+    let entry = begin(out, 1, lexeme.text.len());
+    put_bytes_unless_empty(out, 1, &lexeme.text);
+    lexeme.positions.read(|place| {
+        let position = begin(out, 2, 0);
+        put_unless_zero(out, 1, place.position.into());
+        if place.weight != b'D' {
+            put_bytes(out, 2, &[place.weight]);
+        }
+        end(out, position);
+    })?;
+    end(out, entry);
+    Ok(())
 }
 
 const fn kind(kind: GeometryKind) -> proto::GeometryKind {

@@ -67,6 +67,29 @@ async fn a_typed_delivery_stops_before_a_value_that_cannot_be_read_and_text_goes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_value_of_more_parts_than_can_be_held_is_refused_by_typed_server_sent_events_alone() {
+    let mut fixture = Fixture::start().await;
+    let mut orders = TableSchema::clone(&table("orders"));
+    if let Some(note) = orders.columns.last_mut() {
+        note.type_name = "_int4".into();
+    }
+    let orders = Arc::new(orders);
+    let (few, many) = (format!("{{{}1}}", "NULL,".repeat(1_000)), format!("{{{}1}}", "NULL,".repeat(1_500_000)));
+    let rows = [("1", few.as_bytes()), ("2", many.as_bytes())];
+    fixture.commit(&rows.map(|(id, note)| (&orders, insert(id, note)))).await;
+
+    let (_, body) = fixture.get("/v1/streams/shop/events?from=1&values=typed", "").await;
+    assert!(body.contains("\"note\":[null,null"), "{}", body.len());
+    assert!(body.contains("event: error") && body.contains("the event at offset 2 has values of more than"));
+    let (_, body) = fixture.get("/v1/streams/shop/events?from=2&limit=1", "").await;
+    assert!(body.contains("\"note\":\"{NULL,NULL"), "{}", body.len());
+    let events = fixture.subscribe(typed(from_offset(2))).await.events(1).await;
+    let Some(Kind::Array(array)) = &events[0].after.as_ref().unwrap().values[1].kind else { panic!("no array") };
+    assert_eq!(array.elements.len(), 1_500_001);
+    fixture.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_place_that_was_given_up_is_left_out_by_typed_readers_alone_and_they_are_told() {
     let mut fixture = Fixture::start().await;
     let orders = orders();

@@ -56,6 +56,16 @@ impl Assessment {
         let first = lasting.or((!self.problems.is_empty()).then_some(0))?;
         Some(self.problems.swap_remove(first))
     }
+
+    /// Takes out what is no problem for a stream that goes on: tables that were dropped since it began. What it has of
+    /// them is in its log, and what is left of the publication is still to be read.
+    pub(crate) fn take_dropped_tables(&mut self) -> Vec<SetupError> {
+        let (dropped, problems) = std::mem::take(&mut self.problems).into_iter().partition(|problem| {
+            matches!(problem, SetupError::PatternMatchesNothing { .. } | SetupError::NothingToPublish { .. })
+        });
+        self.problems = problems;
+        dropped
+    }
 }
 
 impl Assessment {

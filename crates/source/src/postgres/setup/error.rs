@@ -311,6 +311,7 @@ impl SetupError {
                 format!("the table pattern {pattern} matches no table of the database {database:?}")
             }
             Self::NotPublishable { table, why } => format!("{table} cannot be published: it is {why}"),
+            Self::NothingToPublish { skipped } if skipped.is_empty() => "no table is left to publish".into(),
             Self::NothingToPublish { skipped } => {
                 format!("no table is left to publish: {}", names(skipped))
             }

@@ -130,6 +130,11 @@ async fn attempt(
 ) -> Result<Prepared, SetupError> {
     let mut facts = Facts::read(connection, &settings.publication).await?;
     let mut assessment = Assessment::new(&mut facts, settings);
+    if slot != Slot::MayBeNew && facts.publication.is_some() {
+        for dropped in assessment.take_dropped_tables() {
+            tracing::warn!(stream = %settings.name, "the stream goes on, but its tables are not what they were: {dropped}");
+        }
+    }
     if let Some(problem) = assessment.first_problem() {
         // Before a slot is replaced, everything else must be in order.
         let replaceable = slot == Slot::MayBeReplaced && problem.lost_slot().is_some();

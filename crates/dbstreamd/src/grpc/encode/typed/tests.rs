@@ -1,5 +1,7 @@
 //! What is written by hand in one pass is what prost would write.
 
+mod heap;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -174,6 +176,61 @@ fn a_value_that_cannot_be_read_adds_nothing_and_is_named() {
     assert_eq!(run.len(), before);
     assert_eq!(run.push_typed(&event(Op::Insert, b"X", &stored), &mut decoders), Ok(false));
     assert_eq!(only(run).after.unwrap().values[1].kind, None);
+}
+
+/// Five million of anything, between these.
+fn many(begin: &str, part: &str, between: &str, end: &str) -> String {
+    let mut text = [part, between].concat().repeat(5_000_000);
+    text.truncate(text.len() - between.len());
+    [begin, &text, end].concat()
+}
+
+#[test]
+fn a_value_of_five_million_parts_is_written_with_no_memory_but_for_the_part_that_is_read() {
+    // What one part is on the wire.
+    let cases: [(&str, String, &[u8]); 6] = [
+        ("_int2", many("{", "1", ",", "}"), b"\x12\x02\x18\x02"),
+        ("_text", many("{", r#""a\"b""#, ",", "}"), b"\x12\x05\x42\x03a\"b"),
+        ("int4multirange", many("{", "[1,2)", ",", "}"), b"\x0a\x0a\x12\x02\x18\x02\x1a\x02\x18\x04\x20\x01"),
+        ("shop.pair", many("(", "x", ",", ")"), b"\x0a\x03\x42\x01x"),
+        ("polygon", many("(", "(1,1)", ",", ")"), &[1_f64.to_le_bytes(), 1_f64.to_le_bytes()].concat()),
+        ("tsvector", many("", "'a':1A,2", " ", ""), b"\x0a\x0e\x0a\x01a\x12\x05\x08\x01\x12\x01A\x12\x02\x08\x02"),
+    ];
+    for (type_name, text, part) in cases {
+        let (stored, body) = (stored(&[type_name]), row(b'N', &[Some(text.as_bytes())]));
+        let (mut run, mut decoders) = (RunBuilder::default(), Decoders::default());
+        // Room for the output, and what the first event of a run and of a schema version costs once.
+        run.bytes.reserve(2 * body.len() + 5_000_000 * part.len());
+        run.ends.reserve(1);
+        decoders.of(&stored);
+        let event = event(Op::Insert, &body, &stored);
+        let (pushed, held) = heap::most_held(|| run.push_typed(&event, &mut decoders));
+        assert_eq!(pushed, Ok(true), "{type_name}");
+        let escaped_once = 16;
+        assert!(held <= escaped_once, "{type_name}: {held} bytes were held");
+        let bytes = run.finish().bytes;
+        let (_, parts) = bytes.split_at(bytes.len() - 5_000_000 * part.len());
+        assert!(parts.chunks(part.len()).all(|written| written == part), "{type_name}");
+    }
+}
+
+#[test]
+fn a_value_that_is_wrong_in_its_last_part_leaves_nothing_of_its_others() {
+    for (type_name, text, at) in [
+        ("_int4", "{1,2,x}", 5),
+        ("_int4", "[1:2]={1,2,3}", 6),
+        ("_int4range", "{\"[1,2)\",\"[3,x)\"}", 12),
+        ("int4multirange", "{[1,2),[3,x)}", 10),
+        ("shop.pair", "(a,b", 4),
+        ("path", "[(1,2),(3,x)]", 10),
+        ("tsvector", "'a':1 'b':0", 10),
+    ] {
+        let (stored, body) = (stored(&[type_name]), row(b'N', &[Some(text.as_bytes())]));
+        let mut run = RunBuilder::default();
+        let refused = run.push_typed(&event(Op::Insert, &body, &stored), &mut Decoders::default()).unwrap_err();
+        assert!(matches!(refused.reason, Reason::Value(ValueError { at: found, .. }) if found == at), "{refused}");
+        assert_eq!((run.len(), run.is_empty()), (0, true));
+    }
 }
 
 proptest! {
