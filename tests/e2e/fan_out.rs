@@ -56,7 +56,7 @@ fn three_hundred_get_everything_in_order_while_three_do_not_read_and_memory_stay
         lazy.len()
     });
     assert_eq!(lazy, LAZY);
-    let (used, budget) = (daemon.peak_rss(), budget(&daemon));
+    let (used, budget) = (daemon.peak_rss() as f64, budget(&daemon));
     assert!(used <= budget, "{used} bytes were used, {budget} are in the budget");
 }
 
@@ -104,10 +104,10 @@ async fn receive_all(responses: &mut Streaming<SubscribeResponse>) -> Result<(),
 }
 
 /// What the daemon says it may use at most.
-fn budget(daemon: &Daemon) -> u64 {
+fn budget(daemon: &Daemon) -> f64 {
     let (_, metrics) = crate::support::http::get(&daemon.http, "/metrics").unwrap();
     let parts = metrics.lines().filter(|line| line.starts_with("dbstreamd_memory_budget_bytes{"));
     let bytes: f64 = parts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
     assert!(bytes > 1e7, "the daemon's budget is {bytes} bytes");
-    bytes as u64
+    bytes
 }

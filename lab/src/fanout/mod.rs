@@ -119,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     machine.with("dbstreamd", references::version(&arguments.binary).unwrap_or_else(|| "of unknown version".into()));
     let section = section(&arguments.crowd, &arguments.binary)?;
-    publish("Fan-out", &machine, &[section], &arguments.output)
+    publish("dbstreamd: fan-out", &machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark. Fails when a single subscriber did not get everything.

@@ -89,7 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     machine.with("dbstreamd", references::version(&arguments.binary).unwrap_or_else(|| "of unknown version".into()));
     let section = section(&arguments.length, &arguments.binary)?;
-    publish("Replay", &machine, &[section], &arguments.output)
+    publish("dbstreamd: replay", &machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark.

@@ -292,6 +292,7 @@ impl Feed {
     /// An encoding of what matches the filter, or of typed values.
     fn own(&mut self, bytes_max: usize) -> Result<Option<Response>, Halt> {
         let mut run = RunBuilder::default();
+        self.visible_at = None;
         for _ in 0..CHUNKS_AT_ONCE_MAX {
             if let Some(response) = self.add_own(&mut run, bytes_max)? {
                 return Ok(Some(response));
@@ -301,12 +302,7 @@ impl Feed {
                 break;
             }
         }
-        if run.is_empty() {
-            return Ok(None);
-        }
-        self.visible_at = self.current.as_ref().and_then(|slice| slice.chunk.visible_at());
-        self.visible_at = self.visible_at.filter(|at| *at >= self.begun_at);
-        Ok(Some(Response::Events(run.finish().bytes)))
+        Ok((!run.is_empty()).then(|| Response::Events(run.finish().bytes)))
     }
 
     /// Takes the next chunk in hand if it is in memory and of the same epoch.
@@ -357,6 +353,9 @@ impl Feed {
             range.start += 1;
         }
         spend(&mut self.credit, usize::try_from(taken).unwrap_or(usize::MAX));
+        if taken > 0 && self.visible_at.is_none() {
+            self.visible_at = chunk.visible_at().filter(|at| *at >= self.begun_at);
+        }
         Ok(None)
     }
 }
