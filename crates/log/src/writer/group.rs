@@ -243,7 +243,10 @@ impl Writer {
         for id in &group.touched {
             if let Some(slot) = self.streams.get(id) {
                 slot.stream.layout.write().bytes = slot.state.bytes;
-                slot.stream.published.publish(&slot.state);
+                match slot.stream.published.publish_paced(&slot.state, visible_at) {
+                    Some(due) => self.unwoken.insert(*id, due),
+                    None => self.unwoken.remove(id),
+                };
             }
         }
         // And the appenders may go on: whoever is woken finds the watermarks moved.

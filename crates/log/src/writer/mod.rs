@@ -10,6 +10,7 @@
 //! written anything): everyone who asks gets the reason until the log could be opened anew (`recover.rs`).
 
 mod control;
+mod crowd;
 mod epoch;
 mod group;
 mod partitions;
@@ -63,6 +64,8 @@ pub(crate) struct Writer {
     idle_flushed: Instant,
     retained: Instant,
     space_seen: Instant,
+    /// Streams whose followers were not woken when the watermarks moved, and when they must be.
+    unwoken: HashMap<StreamId, Instant>,
     /// Why the oldest partition, which should go, cannot.
     retention_held: Option<&'static str>,
 }
@@ -96,6 +99,7 @@ impl Writer {
             idle_flushed: Instant::now(),
             retained: Instant::now(),
             space_seen: Instant::now(),
+            unwoken: HashMap::new(),
             retention_held: None,
             shared,
             store,
@@ -139,7 +143,9 @@ impl Writer {
         let deadline = (self.idle_flushed + IDLE_FLUSH_INTERVAL)
             .min(self.retained + RETENTION_INTERVAL)
             .min(self.space_seen + SPACE_INTERVAL);
+        let deadline = self.unwoken.values().copied().fold(deadline, Instant::min);
         let woken = self.shared.queue.wait(deadline.max(Instant::now()));
+        self.wake_crowds();
         let control = self.gather(group)?;
         if woken || self.idle_flushed.elapsed() >= IDLE_FLUSH_INTERVAL {
             self.gather_idle(group);
@@ -155,6 +161,20 @@ impl Writer {
             self.retain()?;
         }
         Ok(next)
+    }
+
+    /// Wakes those whose time has come.
+    fn wake_crowds(&mut self) {
+        if self.unwoken.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let due = self.unwoken.extract_if(|_, due| *due <= now);
+        for (id, _) in due {
+            if let Some(slot) = self.streams.get(&id) {
+                slot.stream.published.wake(now);
+            }
+        }
     }
 
     /// Takes what waits into `group`, until it is full or a command comes that must stand alone.

@@ -2,9 +2,12 @@
 //!
 //! [`Durable`] can be made in this folder only, so whoever holds one knows that a disk does too.
 
+use std::time::Instant;
+
 use dbstreamd_model::{Lsn, Offset, Timestamp};
 use tokio::sync::watch;
 
+use super::crowd::Crowd;
 use crate::log::Watermarks;
 use crate::store::StreamState;
 
@@ -38,6 +41,7 @@ impl<T> Durable<T> {
 pub(crate) struct Published {
     watermarks: watch::Sender<Watermarks>,
     confirmed: watch::Sender<Durable<Lsn>>,
+    crowd: Crowd,
 }
 
 impl Published {
@@ -46,6 +50,7 @@ impl Published {
         Self {
             watermarks: watch::Sender::new(watermarks(state, trim_point)),
             confirmed: watch::Sender::new(Durable::mint(state.confirmed_through)),
+            crowd: Crowd::default(),
         }
     }
 
@@ -61,16 +66,41 @@ impl Published {
         self.confirmed.subscribe()
     }
 
-    /// Makes a state known that was just written and synced.
+    /// Makes a state known that was just written and synced, and wakes whoever waits for it.
     pub(super) fn publish(&self, state: &StreamState) {
+        self.make_known(state, true);
+    }
+
+    /// As [`publish`](Self::publish), but very many who wait are not woken by every commit: then this gives the time at which
+    /// they must be, with [`wake`](Self::wake).
+    pub(super) fn publish_paced(&self, state: &StreamState, now: Instant) -> Option<Instant> {
+        let rests_until = self.crowd.rests_until(self.watermarks.receiver_count(), now);
+        let moved = self.make_known(state, rests_until.is_none());
+        if moved && rests_until.is_none() {
+            self.crowd.woken(now);
+        }
+        rests_until.filter(|_| moved)
+    }
+
+    /// Wakes who was not woken when the watermarks moved.
+    pub(super) fn wake(&self, now: Instant) {
+        self.crowd.woken(now);
+        self.watermarks.send_modify(|_| {});
+    }
+
+    /// Whether the watermarks moved.
+    fn make_known(&self, state: &StreamState, wake: bool) -> bool {
+        let mut moved = false;
         self.watermarks.send_if_modified(|known| {
             let new = watermarks(state, known.trim_point);
-            std::mem::replace(known, new) != new
+            moved = std::mem::replace(known, new) != new;
+            moved && wake
         });
         self.confirmed.send_if_modified(|known| {
             let new = Durable::mint(state.confirmed_through);
             std::mem::replace(known, new) != new
         });
+        moved
     }
 
     /// Claims more than any disk has.

@@ -295,6 +295,30 @@ fn a_start_past_the_end_is_refused_and_the_end_itself_is_not() {
 }
 
 #[test]
+fn a_crowd_that_is_not_woken_by_every_commit_gets_every_event_the_last_one_too() {
+    let (readers, units) = (1000, 60_u64);
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(small(dir.path())).unwrap();
+    let stream = log.open_stream(&"crowd".parse().unwrap()).unwrap();
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        let mut crowd = tokio::task::JoinSet::new();
+        for _ in 0..readers {
+            let mut reader = log.reader(stream, StartAt::Latest).unwrap();
+            crowd.spawn(async move { follow(&mut reader, Offset(units)).await.unwrap().len() as u64 });
+        }
+        for time in 1..=units {
+            writer.unit(TIME + time.cast_signed(), &bodies(1, 100));
+            writer.settle().await;
+        }
+        while let Some(seen) = within(crowd.join_next()).await {
+            assert_eq!(seen.unwrap(), units);
+        }
+    });
+    log.close().unwrap();
+}
+
+#[test]
 fn a_waiting_reader_learns_that_the_log_was_closed() {
     let dir = tempfile::tempdir().unwrap();
     let log = Log::open(small(dir.path())).unwrap();
