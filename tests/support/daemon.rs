@@ -84,6 +84,9 @@ pub(crate) struct Daemon {
     _own_dir: Option<TempDir>,
 }
 
+/// How often somebody else may take a port that was free a moment ago.
+const PORT_TRIES: usize = 5;
+
 impl Daemon {
     /// Serves these sources from a data directory of its own, and waits until all of them stream.
     pub(crate) fn serving(sources: &[&str]) -> Self {
@@ -108,9 +111,11 @@ impl Daemon {
         daemon
     }
 
-    /// Starts with these extra arguments on this data directory, on free ports.
+    /// Starts with these extra arguments on this data directory, on free ports; on others when somebody was quicker.
     pub(crate) fn start_with(extra: &[String], dir: &Path) -> Self {
-        Self::spawn(extra, dir, free_address(), free_address())
+        let mut tries = (0..PORT_TRIES).map(|_| Self::try_spawn(extra, dir, free_address(), free_address()));
+        let started = tries.find(|started| !matches!(started, Err(said) if said.contains("is already in use")));
+        started.expect("free ports").unwrap_or_else(|said| panic!("the daemon ended: {said}"))
     }
 
     /// Starts on the addresses of a daemon that was stopped.
@@ -120,25 +125,38 @@ impl Daemon {
     }
 
     fn spawn(extra: &[String], dir: &Path, grpc: String, http: String) -> Self {
+        Self::try_spawn(extra, dir, grpc, http).unwrap_or_else(|said| panic!("the daemon ended: {said}"))
+    }
+
+    /// What a daemon said that ended by itself is the error.
+    fn try_spawn(extra: &[String], dir: &Path, grpc: String, http: String) -> Result<Self, String> {
         let stderr = dir.with_extension("stderr");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&stderr).expect("a log file");
+        let said_before = log.metadata().expect("its size").len();
         let mut command = Command::new(&["serve", "--grpc", &grpc, "--http", &http]).0;
         command.arg("--data-dir").arg(dir).args(extra).stdout(Stdio::null()).stderr(log);
         let child = command.spawn().expect("the binary runs");
         let daemon = Self { child: Some(child), grpc, http, dir: dir.to_owned(), stderr, _own_dir: None };
-        eventually("the daemon answers /health", || {
-            daemon.assert_alive();
-            http::get(&daemon.http, "/health").ok()
+        let answers = eventually("the daemon answers /health, or ends", || {
+            if daemon.has_ended() {
+                return Some(false);
+            }
+            http::get(&daemon.http, "/health").ok().map(|_| true)
         });
-        daemon
+        let said = || daemon.stderr().split_off(usize::try_from(said_before).expect("a small file"));
+        if answers { Ok(daemon) } else { Err(said()) }
+    }
+
+    /// A child that ended is a failed start: say why instead of waiting.
+    fn has_ended(&self) -> bool {
+        self.child.as_ref().is_some_and(|child| {
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+            state.is_empty() || state.contains(") Z ")
+        })
     }
 
     fn assert_alive(&self) {
-        // A child that ended is a failed start: say why instead of waiting.
-        if let Some(child) = &self.child {
-            let state = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-            assert!(!state.is_empty() && !state.contains(") Z "), "the daemon ended: {}", self.stderr());
-        }
+        assert!(!self.has_ended(), "the daemon ended: {}", self.stderr());
     }
 
     pub(crate) fn dir(&self) -> &Path {
