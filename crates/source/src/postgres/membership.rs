@@ -86,9 +86,14 @@ pub(super) fn tell(status: &StreamStatus, before: &Membership, now: &Membership)
 impl Membership {
     fn changes(&self, now: &Self) -> Vec<Change> {
         let mut changes = Vec::new();
-        // Without a publication the stream does not run, and says so itself.
-        if self.0.is_empty() || now.0.is_empty() {
+        // There was none, so the stream did not run and said so itself.
+        if self.0.is_empty() {
             return changes;
+        }
+        if now.0.is_empty() {
+            // Up to version 17 the server ends the stream when it next decodes a change; from 18 on it goes on without one.
+            let text = "the publication is gone: PostgreSQL 18 and newer send nothing then, and what is written until it is created again is lost to the stream without a trace; create it again, then compare or reload the copies of its tables".to_owned();
+            return vec![Change { severity: Severity::Error, text }];
         }
         let mut say = |severity, text| changes.push(Change { severity, text });
         for (name, part) in &now.0 {
@@ -142,7 +147,8 @@ mod tests {
     fn what_was_added_taken_out_put_back_or_filtered_anew_is_told_and_nothing_else() {
         let before = of(&[("same", "1", ""), ("back", "2", ""), ("filtered", "3", ""), ("gone", "4", "")]);
         assert_eq!(before.changes(&before), []);
-        assert_eq!(before.changes(&of(&[])), []);
+        let gone = before.changes(&of(&[]));
+        assert_eq!(gone.iter().map(|change| change.severity).collect::<Vec<_>>(), [Severity::Error]);
         assert_eq!(of(&[]).changes(&before), []);
         let now = of(&[("same", "1", ""), ("back", "9", ""), ("filtered", "3", "(id > 1)"), ("new", "5", "")]);
         let told: Vec<_> = before.changes(&now).into_iter().map(|change| (change.severity, change.text)).collect();
