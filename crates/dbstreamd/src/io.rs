@@ -41,7 +41,7 @@ impl Io {
         let why = match (self, probe_io_uring()) {
             (Self::Epoll, _) => "it was asked for".to_owned(),
             (Self::Auto | Self::IoUring, Ok(())) => {
-                "the kernel offers io_uring, which saves system calls where there are next to none: it was not faster in any measurement".to_owned()
+                "the kernel offers io_uring, which would save system calls where there are next to none".to_owned()
             }
             (Self::Auto | Self::IoUring, Err(error)) => format!("the kernel does not offer io_uring: {error}"),
         };
