@@ -9,6 +9,7 @@ use dbstreamd_model::{ConsumerName, Offset, StreamId, Timestamp};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::partitions::Class;
+use super::published::Woken;
 use super::queue::Reply;
 use super::{ChunkCommand, CommitCommand, Durable, Slot, Writer};
 use crate::chunk::{Chunk, encode};
@@ -244,8 +245,9 @@ impl Writer {
             if let Some(slot) = self.streams.get(id) {
                 slot.stream.layout.write().bytes = slot.state.bytes;
                 match slot.stream.published.publish_paced(&slot.state, visible_at) {
-                    Some(due) => self.unwoken.insert(*id, due),
-                    None => self.unwoken.remove(id),
+                    Woken::Now => self.unwoken.remove(id),
+                    Woken::DueAt(due) => self.unwoken.insert(*id, due),
+                    Woken::NoNeed => None,
                 };
             }
         }

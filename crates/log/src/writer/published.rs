@@ -37,6 +37,17 @@ impl<T> Durable<T> {
     }
 }
 
+/// Whether those who wait at a stream were woken by what was made known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Woken {
+    /// They were.
+    Now,
+    /// They must be, with [`Published::wake`], when this time has come.
+    DueAt(Instant),
+    /// There was nothing new to them. If an earlier wake-up is due, it still is.
+    NoNeed,
+}
+
 /// The publishing side of one stream.
 pub(crate) struct Published {
     watermarks: watch::Sender<Watermarks>,
@@ -71,15 +82,17 @@ impl Published {
         self.make_known(state, true);
     }
 
-    /// As [`publish`](Self::publish), but very many who wait are not woken by every commit: then this gives the time at which
-    /// they must be, with [`wake`](Self::wake).
-    pub(super) fn publish_paced(&self, state: &StreamState, now: Instant) -> Option<Instant> {
+    /// As [`publish`](Self::publish), but very many who wait are not woken by every commit.
+    pub(super) fn publish_paced(&self, state: &StreamState, now: Instant) -> Woken {
         let rests_until = self.crowd.rests_until(self.watermarks.receiver_count(), now);
-        let moved = self.make_known(state, rests_until.is_none());
-        if moved && rests_until.is_none() {
-            self.crowd.woken(now);
+        match (self.make_known(state, rests_until.is_none()), rests_until) {
+            (false, _) => Woken::NoNeed,
+            (true, None) => {
+                self.crowd.woken(now);
+                Woken::Now
+            }
+            (true, Some(due)) => Woken::DueAt(due),
         }
-        rests_until.filter(|_| moved)
     }
 
     /// Wakes who was not woken when the watermarks moved.
@@ -133,5 +146,30 @@ fn watermarks(state: &StreamState, trim_point: Offset) -> Watermarks {
         // A stream without events has no newest commit; outside it reads as the epoch's start.
         visible_commit_time: if time.0 == i64::MIN { Timestamp(0) } else { time },
         confirmed_through: state.confirmed_through,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wake_up_that_is_due_stays_due_when_nothing_new_is_made_known() {
+        let mut state = StreamState::NEW;
+        let published = Published::restored(&state, Offset(0));
+        let crowd: Vec<_> = (0..10_000).map(|_| published.watch()).collect();
+        let start = Instant::now();
+        state.visible = Offset(1);
+        assert_eq!(published.publish_paced(&state, start), Woken::Now);
+        state.visible = Offset(2);
+        let Woken::DueAt(due) = published.publish_paced(&state, start) else {
+            panic!("a crowd was woken twice at once")
+        };
+        assert!(due > start);
+        assert_eq!(published.publish_paced(&state, start), Woken::NoNeed);
+        assert_eq!(published.publish_paced(&state, due), Woken::NoNeed);
+        drop(crowd);
+        state.visible = Offset(3);
+        assert_eq!(published.publish_paced(&state, start), Woken::Now, "nobody waits");
     }
 }
