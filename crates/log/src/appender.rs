@@ -67,8 +67,8 @@ pub struct Resume {
 /// When to hand over what is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pump {
-    /// When a chunk is full. While the source is behind and more is on its way anyway, this saves the disk, and the
-    /// processor, a sync for every fraction of a chunk.
+    /// When a chunk is full; and it may wait, for some milliseconds, to be written together with others. While the source
+    /// is behind and more is on its way anyway, this saves the disk, and the processor, most of the syncs.
     IfFull,
     /// When a chunk is full, or when the writer has nothing of ours to do: small units then travel together while the
     /// disk is busy, and alone while it is not.
@@ -120,6 +120,10 @@ pub struct Appender {
     received_at: Option<Instant>,
     /// When the end of the oldest whole unit in the builder was received.
     whole_since: Option<Instant>,
+    /// What is handed over may wait for others, as [`Pump::IfFull`] says.
+    patient: bool,
+    /// Something that may wait was handed over since somebody last pressed.
+    left_waiting: bool,
     /// Which life of the log the session was begun in.
     life: u64,
     /// The caller broke the order of calls: nothing more is stored, and the next `pump` says why.
@@ -155,6 +159,8 @@ impl Appender {
             credit: None,
             received_at: None,
             whole_since: None,
+            patient: false,
+            left_waiting: false,
             life: 0,
             misuse: Some("a session must be begun before anything is appended"),
         }
@@ -327,6 +333,12 @@ impl Appender {
         if let Some(reason) = self.misuse {
             return Err(LogError::Misuse(reason));
         }
+        self.patient = pump == Pump::IfFull;
+        // While a unit is open its pieces still have time, unless it is the caller who waits.
+        let presses = matches!(pump, Pump::Now | Pump::All) || (pump == Pump::IfIdle && self.open.is_none());
+        if presses && std::mem::take(&mut self.left_waiting) {
+            self.shared.queue.hurry();
+        }
         let due = matches!(pump, Pump::Now | Pump::All)
             || (pump == Pump::IfIdle && self.stream.flow.is_idle())
             || self.builder.weight() >= self.shared.options.chunk_bytes_max;
@@ -432,6 +444,9 @@ impl Appender {
         self.next_offset = chunk.last_offset().next();
         let stays = stays.next_multiple_of(CREDIT_GRAIN);
         let credit = self.credit.as_mut().map(|credit| credit.split(credit.bytes().saturating_sub(stays)));
+        // A piece of an open unit is not to be seen yet.
+        let patient = self.patient || !chunk.finished();
+        self.left_waiting |= patient;
         let command = ChunkCommand {
             stream: Arc::clone(&self.stream),
             chunk,
@@ -442,6 +457,7 @@ impl Appender {
             in_flight: InFlight::start(&self.stream),
             appended_at,
             life: self.life,
+            patient,
         };
         // A log that has ended refuses: the next `pump` says so.
         let _ = self.shared.send(Command::Chunk(Box::new(command)));

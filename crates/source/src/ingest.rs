@@ -32,8 +32,9 @@ const CLOSING_MAX: Duration = Duration::from_secs(10);
 /// Changes handled between two looks at anything else; also the first capacity of the list they are read into.
 const CHANGES_PER_READ: usize = 4096;
 
-/// How long what came while catching up may wait for its chunk to fill up: a few paced reads.
-const HOLD_MAX: Duration = Duration::from_millis(10);
+/// How long what came while catching up may wait for its chunk to fill up: a few paced reads, and about as long as full
+/// chunks then wait for each other.
+const HOLD_MAX: Duration = Duration::from_millis(20);
 
 /// What can happen to the loop.
 enum Wake {

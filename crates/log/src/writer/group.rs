@@ -78,7 +78,7 @@ impl Group {
 impl Writer {
     /// Puts a chunk, with the schemas it brings, into the group.
     pub(super) fn gather_chunk(&mut self, group: &mut Group, command: ChunkCommand) -> Result<(), LogError> {
-        let ChunkCommand { stream, chunk, schemas, tables, confirm, credit, in_flight, appended_at, life: _ } = command;
+        let ChunkCommand { stream, chunk, schemas, tables, confirm, credit, in_flight, appended_at, .. } = command;
         let (class, last) = self.class_of(stream.id)?;
         let (partition, closed) = self.active_partition(&mut group.batch, class, last)?;
         group.closed.extend(closed);

@@ -2,13 +2,17 @@
 //!
 //! It has no bound of its own: chunks are bounded by the credit that travels in them, commits by the log's own
 //! permits, idle positions by the number of streams.
+//!
+//! Most commands press: the writer turns to them, and to everything before them, as soon as it is free. A chunk of a
+//! source that is behind does not. It waits for others of its kind, so that several share one sync: a sync costs the
+//! processor as much as a thousand rows, and one for each chunk would be half of what writing costs.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName};
 use parking_lot::{Condvar, Mutex};
@@ -122,7 +126,20 @@ pub(crate) struct ChunkCommand {
     pub(crate) appended_at: Instant,
     /// Which life of the log its session was begun in.
     pub(crate) life: u64,
+    /// It may wait for others, because what is in it is old anyway, or not to be seen yet.
+    pub(crate) patient: bool,
 }
+
+impl ChunkCommand {
+    fn bytes(&self) -> usize {
+        self.chunk.bodies().len()
+    }
+}
+
+/// Patient chunks are written when there are this many bytes of them,
+const PATIENT_BYTES_MAX: usize = 512 * 1024;
+/// or when the first of them has waited for so long: a source that fills them more slowly is hardly behind.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 pub(crate) struct CommitCommand {
     pub(crate) stream: Arc<Stream>,
@@ -149,11 +166,77 @@ struct State {
     /// Chunks waiting, by stream: an idle position may not overtake them.
     waiting: HashMap<StreamId, usize>,
     idle: HashMap<StreamId, (Arc<Stream>, Lsn)>,
-    /// Somebody waits for an idle position.
+    /// How many of the commands press.
+    pressing: usize,
+    /// Those that do not.
+    patient: Option<Patient>,
+    /// Somebody waits for an idle position, or for what was patient until now.
     urgent: bool,
     /// Rises with each failure: what a session of an earlier life hands over comes behind something that was lost.
     life: u64,
     ended: bool,
+}
+
+/// Chunks that wait for others.
+struct Patient {
+    count: usize,
+    bytes: usize,
+    /// When the first of them came.
+    since: Instant,
+}
+
+impl State {
+    fn patience_ends(&self) -> Option<Instant> {
+        let patient = self.patient.as_ref()?;
+        Some(if patient.bytes >= PATIENT_BYTES_MAX { patient.since } else { patient.since + PATIENCE })
+    }
+
+    /// Whether the writer should turn to it.
+    fn is_due(&self, now: Instant) -> bool {
+        self.pressing > 0 || self.urgent || self.patience_ends().is_some_and(|end| end <= now)
+    }
+
+    /// Counts a command that comes; whether the writer must hear of it.
+    fn count_in(&mut self, command: &Command) -> bool {
+        let Command::Chunk(chunk) = command else {
+            self.pressing += 1;
+            return true;
+        };
+        *self.waiting.entry(chunk.stream.id).or_default() += 1;
+        if !chunk.patient {
+            self.pressing += 1;
+            return true;
+        }
+        let first = self.patient.is_none();
+        let patient = self.patient.get_or_insert_with(|| Patient { count: 0, bytes: 0, since: Instant::now() });
+        patient.count += 1;
+        patient.bytes += chunk.bytes();
+        // Of the first, to know until when it can sleep.
+        first || patient.bytes >= PATIENT_BYTES_MAX
+    }
+
+    /// Counts a command that is taken.
+    fn count_out(&mut self, command: &Command) {
+        let Command::Chunk(chunk) = command else {
+            self.pressing -= 1;
+            return;
+        };
+        if let Some(waiting) = self.waiting.get_mut(&chunk.stream.id) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.waiting.remove(&chunk.stream.id);
+            }
+        }
+        if !chunk.patient {
+            self.pressing -= 1;
+        } else if let Some(patient) = &mut self.patient {
+            patient.count -= 1;
+            patient.bytes -= chunk.bytes();
+            if patient.count == 0 {
+                self.patient = None;
+            }
+        }
+    }
 }
 
 impl Queue {
@@ -164,13 +247,23 @@ impl Queue {
         if state.ended || stale {
             return Err(command);
         }
-        if let Command::Chunk(chunk) = &command {
-            *state.waiting.entry(chunk.stream.id).or_default() += 1;
-        }
+        let wake = state.count_in(&command);
         state.commands.push_back(command);
         drop(state);
-        self.ready.notify_one();
+        if wake {
+            self.ready.notify_one();
+        }
         Ok(())
+    }
+
+    /// Somebody waits for the patient chunks now.
+    pub(crate) fn hurry(&self) {
+        let mut state = self.state.lock();
+        if state.patient.is_some() {
+            state.urgent = true;
+            drop(state);
+            self.ready.notify_one();
+        }
     }
 
     /// Notes an idle position. Unless it is urgent it wakes nobody: the writer takes it along, or looks now and then.
@@ -188,29 +281,26 @@ impl Queue {
         }
     }
 
-    /// Waits for a command or an urgent position until `deadline`; whether there is one.
+    /// Waits until something is due, but no longer than until `deadline`; whether something is.
     pub(crate) fn wait(&self, deadline: Instant) -> bool {
         let mut state = self.state.lock();
-        while state.commands.is_empty() && !state.urgent {
-            if self.ready.wait_until(&mut state, deadline).timed_out() {
-                break;
+        loop {
+            let now = Instant::now();
+            let due = state.is_due(now);
+            if due || now >= deadline {
+                return due;
             }
+            let until = state.patience_ends().map_or(deadline, |end| end.min(deadline));
+            // Whether it was woken or the time has come is seen above.
+            self.ready.wait_until(&mut state, until);
         }
-        !state.commands.is_empty() || state.urgent
     }
 
     /// The next command, if one waits.
     pub(crate) fn take(&self) -> Option<Command> {
         let mut state = self.state.lock();
         let command = state.commands.pop_front()?;
-        if let Command::Chunk(chunk) = &command
-            && let Some(waiting) = state.waiting.get_mut(&chunk.stream.id)
-        {
-            *waiting -= 1;
-            if *waiting == 0 {
-                state.waiting.remove(&chunk.stream.id);
-            }
-        }
+        state.count_out(&command);
         Some(command)
     }
 
@@ -244,6 +334,7 @@ impl Queue {
         let mut state = self.state.lock();
         state.ended = true;
         state.idle.clear();
+        (state.pressing, state.patient) = (0, None);
         std::mem::take(&mut state.commands)
     }
 }

@@ -233,3 +233,25 @@ fn calls_in_a_wrong_order_are_reported_and_nothing_of_them_is_stored() {
         assert_eq!(log.watermarks(stream).unwrap().durable, Offset::NONE);
     });
 }
+
+#[test]
+fn chunks_of_a_source_that_is_behind_share_a_sync_and_need_nobody_to_ask_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, stream) = open(dir.path());
+    runtime().block_on(async {
+        let mut writer = Writer::begin(&log, stream).await;
+        let (chunks, flushes) = (log.metrics().chunks.get(), log.metrics().flushes.get());
+        for _ in 0..200 {
+            writer.unit(TIME, &bodies(2, 500));
+            writer.appender.pump(Pump::IfFull).unwrap();
+        }
+        // Whole chunks only; what is left in the making is not asked for.
+        within(writer.appender.writer_idle()).await;
+        let (chunks, flushes) = (log.metrics().chunks.get() - chunks, log.metrics().flushes.get() - flushes);
+        assert!(chunks > 150, "{chunks} chunks");
+        assert!(flushes < chunks / 4, "{flushes} syncs for {chunks} chunks");
+        writer.settle().await;
+        let marks = log.watermarks(stream).unwrap();
+        assert_eq!((marks.visible, marks.durable), (Offset(400), Offset(400)));
+    });
+}
