@@ -16,7 +16,6 @@ mod machine;
 mod meter;
 mod plot;
 mod procfs;
-mod proto;
 mod receiver;
 mod references;
 mod replay;
