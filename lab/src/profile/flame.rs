@@ -99,7 +99,7 @@ impl Boxes {
                 clippy::cast_sign_loss,
                 reason = "below WIDTH, and not negative"
             )]
-            let room = (width / CHARACTER) as usize;
+            let room = ((width - 2.0) / CHARACTER) as usize;
             let text: String = name.chars().take(room).collect();
             let _ = write!(self.svg, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", x + 2.0, y + 12.0, escaped(&text));
         }
