@@ -14,7 +14,7 @@ BENCH ?= all
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-matrix lint bench bench-setup torture
+.PHONY: help setup build demo test test-matrix lint bench bench-setup profile torture
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,8 +55,14 @@ bench: ## Measure against pg_recvlogical and others, side by side, and write the
 	cargo build --release -p dbstreamd -p dbstreamd-lab $(if $(JETSTREAM),--features dbstreamd-lab/jetstream)
 	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" $(BENCH) --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results "$(BENCH_RESULTS)" $(ARGS)
 
-bench-setup: ## Install the references that `make bench` skips when absent: psycopg2, Debezium with Java 17, NATS
+bench-setup: ## Install what `make bench` and `make profile` skip when absent: psycopg2, Debezium with Java 17, NATS, perf
 	@scripts/setup.sh bench
+
+# For example: make profile ARGS="--rows 1000000"
+profile: ## Show where the daemon's CPU time goes while it drains: a flame graph, by perf (ARGS="--rows 1000000")
+	@scripts/setup.sh
+	cargo build --release -p dbstreamd -p dbstreamd-lab
+	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" profile --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results "$(BENCH_RESULTS)" $(ARGS)
 
 # Cycles of faults and cases of schema changes of `make torture`, and their seed: from the clock unless given, and printed.
 CYCLES ?= 20

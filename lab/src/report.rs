@@ -67,8 +67,11 @@ pub(crate) fn publish(title: &str, machine: &Machine, sections: &[Section], outp
             }
         }
     }
-    text += "\n";
-    text += &floors::table(&findings);
+    // What gives no figure for any floor has nothing to say about them.
+    if !findings.is_empty() {
+        text += "\n";
+        text += &floors::table(&findings);
+    }
     if let Some(folder) = &output.results {
         std::fs::create_dir_all(folder).map_err(io(folder.display().to_string()))?;
         for section in sections {

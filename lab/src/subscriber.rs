@@ -12,9 +12,9 @@ use tonic::Streaming;
 
 use crate::daemon::STREAM;
 use crate::error::{LabError, io};
-use crate::proto::subscribe_request::Request;
-use crate::proto::subscribe_response::Response;
-use crate::proto::{self, Empty, EventBatch, Start, StartFrom, SubscribeRequest, SubscribeResponse, start_from};
+use dbstreamd_client::subscribe_request::Request;
+use dbstreamd_client::subscribe_response::Response;
+use dbstreamd_client::{Empty, EventBatch, Start, StartFrom, SubscribeRequest, SubscribeResponse, start_from};
 
 /// How long the daemon may take until it knows the stream.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -94,7 +94,7 @@ async fn subscribe(grpc: &str) -> Result<Streaming<SubscribeResponse>, LabError>
 }
 
 async fn attempt(grpc: &str) -> Result<Streaming<SubscribeResponse>, String> {
-    let mut client = proto::connect(grpc).await.map_err(|error| error.to_string())?;
+    let mut client = dbstreamd_client::connect(grpc).await.map_err(|error| error.to_string())?;
     let from = StartFrom { from: Some(start_from::From::Earliest(Empty {})) };
     let start = Start { stream: STREAM.into(), from: Some(from), ..Start::default() };
     let first = tokio_stream::once(SubscribeRequest { request: Some(Request::Start(start)) });
@@ -106,7 +106,7 @@ async fn attempt(grpc: &str) -> Result<Streaming<SubscribeResponse>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Event;
+    use dbstreamd_client::Event;
 
     fn batch(offsets: impl IntoIterator<Item = u64>) -> EventBatch {
         EventBatch { events: offsets.into_iter().map(|offset| Event { offset, ..Event::default() }).collect() }

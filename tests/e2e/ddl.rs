@@ -1,45 +1,13 @@
 //! Schema changes that the source's event triggers record: in order, in their transaction, and never in the way.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dbstreamd::proto::FactsOrigin;
 use dbstreamd_throwaway::Cluster;
 use serde_json::Value;
 
+use crate::support::capture::{after, capturing, changes, partitioned};
 use crate::support::{Daemon, cluster, daemon::run, database, eventually};
-
-/// A daemon of one source with `ddl_capture` and further lines of its `[[source]]`.
-pub(crate) fn capturing(url: &str, more: &str, dir: &Path) -> Daemon {
-    let config = dir.with_extension("toml");
-    std::fs::write(&config, format!("[[source]]\nurl = \"{url}\"\nddl_capture = true\n{more}")).unwrap();
-    let daemon = Daemon::start_with(&["--config".into(), config.display().to_string()], dir);
-    daemon.wait_streaming();
-    daemon
-}
-
-/// Runs SQL, and gives everything in the stream once all of it is there.
-pub(crate) fn after(cluster: &Cluster, daemon: &Daemon, sql: &str) -> Vec<Value> {
-    cluster.psql("shop", sql).unwrap();
-    let mark = cluster.psql("shop", "SELECT pg_logical_emit_message(true, 'mark', gen_random_uuid()::text)").unwrap();
-    let lsn = |text: &str| {
-        let (high, low) = text.split_once('/').unwrap();
-        u64::from_str_radix(high, 16).unwrap() << 32 | u64::from_str_radix(low, 16).unwrap()
-    };
-    let mark = lsn(mark.trim());
-    eventually("all of it is visible", || {
-        let visible = daemon.streams()[0]["visible_lsn"].as_str().map(lsn)?;
-        (visible >= mark).then_some(())
-    });
-    let mut events = daemon.everything("shop");
-    events.retain(|event| event["prefix"] != "mark");
-    events
-}
-
-/// The schema changes among events.
-pub(crate) fn changes(events: &[Value]) -> Vec<&Value> {
-    events.iter().filter(|event| event["op"] == "schema_change").map(|event| &event["schema_change"]).collect()
-}
 
 fn tags(events: &[Value]) -> Vec<&str> {
     changes(events).into_iter().map(|change| change["command_tag"].as_str().unwrap()).collect()
@@ -183,14 +151,7 @@ fn what_is_rolled_back_is_never_seen() {
 
 #[test]
 fn a_column_added_to_a_partitioned_table_has_its_added_value_at_the_root() {
-    let cluster = cluster();
-    let url = database(
-        &cluster,
-        "shop",
-        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
-    );
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = capturing(&url, "publish_via_partition_root = true\n", &dir.path().join("data"));
+    let (cluster, _dir, daemon) = partitioned("");
     let events = after(&cluster, &daemon, "INSERT INTO p VALUES (1); ALTER TABLE p ADD c int DEFAULT 5, ADD d int");
     let tables = changes(&events)[0]["tables"].as_array().unwrap().clone();
     let root = tables.iter().find(|table| table["kind"] == "partitioned table").unwrap();

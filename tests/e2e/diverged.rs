@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::ddl::{after, capturing};
+use crate::support::capture::{after, capturing, changes, partitioned};
 use crate::support::daemon::run;
 use crate::support::{Daemon, cluster, database, eventually, major_version};
 
@@ -74,14 +74,7 @@ fn a_rewritten_table_is_on_the_list_over_restarts_until_it_is_cleared_emptied_or
 
 #[test]
 fn a_partition_that_comes_or_goes_with_rows_is_noticed_where_its_root_is_published() {
-    let cluster = cluster();
-    let url = database(
-        &cluster,
-        "shop",
-        "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)",
-    );
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = capturing(&url, "publish_via_partition_root = true\n", &dir.path().join("data"));
+    let (cluster, _dir, daemon) = partitioned("");
     let check = |sql: &str, expected: bool| {
         after(&cluster, &daemon, sql);
         assert_eq!(diverged(&daemon), if expected { one("p", "partition_moved") } else { vec![] }, "{sql}");
@@ -112,13 +105,9 @@ fn a_partition_that_comes_or_goes_with_rows_is_noticed_where_its_root_is_publish
 
 #[test]
 fn a_lock_on_another_published_table_hides_no_divergence() {
-    let cluster = cluster();
     let schema = "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY); INSERT INTO t VALUES (1);
-                  CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
                   CREATE TABLE p2 (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p21 PARTITION OF p2 FOR VALUES FROM (10) TO (20)";
-    let url = database(&cluster, "shop", schema);
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = capturing(&url, "publish_via_partition_root = true\n", &dir.path().join("data"));
+    let (cluster, _dir, daemon) = partitioned(schema);
     std::thread::scope(|scope| {
         let blocker = "BEGIN; LOCK other, p21 IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(200)";
         scope.spawn(|| cluster.psql("shop", blocker).unwrap_err());
@@ -127,7 +116,7 @@ fn a_lock_on_another_published_table_hides_no_divergence() {
             eventually("the locks are held", || cluster.psql("shop", sleeping).ok().filter(|pid| !pid.is_empty()));
         let events = after(&cluster, &daemon, "ALTER TABLE t ADD r float8 DEFAULT random(); DROP TABLE p1");
         assert_eq!(diverged(&daemon), [one("p", "partition_moved"), one("t", "rewritten")].concat());
-        let all = crate::ddl::changes(&events);
+        let all = changes(&events);
         assert!(!all.is_empty() && all.iter().all(|change| change["error"].is_null()), "{all:?}");
         cluster.psql("shop", &format!("SELECT pg_terminate_backend({pid})")).unwrap();
     });
@@ -135,20 +124,16 @@ fn a_lock_on_another_published_table_hides_no_divergence() {
 
 #[test]
 fn what_cannot_be_looked_up_is_taken_to_have_diverged() {
-    let cluster = cluster();
     let schema = "CREATE ROLE lowly; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); ALTER TABLE t OWNER TO lowly;
-                  CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
                   ALTER TABLE p OWNER TO lowly; ALTER TABLE p1 OWNER TO lowly";
-    let url = database(&cluster, "shop", schema);
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = capturing(&url, "publish_via_partition_root = true\n", &dir.path().join("data"));
+    let (cluster, _dir, daemon) = partitioned(schema);
     let events = after(
         &cluster,
         &daemon,
         "REVOKE SELECT ON pg_publication_rel FROM PUBLIC; SET ROLE lowly; ALTER TABLE t ADD r float8 DEFAULT random(); DROP TABLE p1",
     );
     assert_eq!(diverged(&daemon), [one("p", "partition_moved"), one("t", "rewritten")].concat());
-    let errors = crate::ddl::changes(&events).iter().filter(|change| !change["error"].is_null()).count();
+    let errors = changes(&events).iter().filter(|change| !change["error"].is_null()).count();
     assert_eq!(errors, 2, "the rewrite and the drop: {events:?}");
 }
 

@@ -1,5 +1,6 @@
 //! What the tests share: a server, a daemon, a tail, and waiting for a condition.
 
+pub(crate) mod capture;
 pub(crate) mod daemon;
 pub(crate) mod forwarder;
 pub(crate) mod grpc;

@@ -16,10 +16,10 @@ use tonic::{Code, Status};
 
 use crate::daemon::STREAM;
 use crate::oracle::{Violation, Violations};
-use crate::proto::subscribe_request::Request;
-use crate::proto::subscribe_response::Response;
-use crate::proto::{
-    self, Acknowledge, CommitOffsetRequest, Credit, Empty, Event, Start, StartFrom, SubscribeRequest, start_from,
+use dbstreamd_client::subscribe_request::Request;
+use dbstreamd_client::subscribe_response::Response;
+use dbstreamd_client::{
+    Acknowledge, CommitOffsetRequest, Credit, Empty, Event, Start, StartFrom, SubscribeRequest, start_from,
 };
 
 /// Pause before subscribing again.
@@ -214,7 +214,7 @@ impl Reader {
     /// One subscription, until it ends or the conduct changes to something that ends it.
     async fn subscribe(&mut self) -> Result<(), Status> {
         let unreachable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
-        let mut client = proto::connect(&self.grpc).await.map_err(unreachable)?;
+        let mut client = dbstreamd_client::connect(&self.grpc).await.map_err(unreachable)?;
         let (requests, outgoing) = mpsc::channel(64);
         let send = |request| SubscribeRequest { request: Some(request) };
         let gone = |_| Status::unavailable("the daemon closed the call");

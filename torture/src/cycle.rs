@@ -15,9 +15,6 @@ use crate::disk::{Disk, can_mount};
 use crate::error::{TortureError, io};
 use crate::faults::{Fault, plan};
 use crate::oracle::{Auditor, Tables, Violation, Violations, read_truth};
-use crate::proto::subscribe_request::Request;
-use crate::proto::subscribe_response::Response;
-use crate::proto::{self, Empty, Start, StartFrom, SubscribeRequest, start_from};
 use crate::proxy::Proxy;
 use crate::report::{Account, Outcome};
 use crate::server::Server;
@@ -25,6 +22,9 @@ use crate::shim::{Shim, Word};
 use crate::stage::Stage;
 use crate::watch::Watch;
 use crate::workload::{Writers, schema};
+use dbstreamd_client::subscribe_request::Request;
+use dbstreamd_client::subscribe_response::Response;
+use dbstreamd_client::{Empty, Start, StartFrom, SubscribeRequest, start_from};
 
 /// Silence after which a replay is taken to be stuck.
 const REPLAY_SILENCE_MAX: Duration = Duration::from_secs(45);
@@ -240,7 +240,7 @@ enum End {
 /// Reads the stream from its beginning.
 async fn replay(grpc: &str, end: End, auditor: &mut Auditor, digests: &mut Vec<u64>) -> Result<(), TortureError> {
     let failed = |what: &str, why: &dyn std::fmt::Display| TortureError::Failed(format!("replay: {what}: {why}"));
-    let mut client = proto::connect(grpc).await.map_err(|error| failed("connect", &error))?;
+    let mut client = dbstreamd_client::connect(grpc).await.map_err(|error| failed("connect", &error))?;
     let (requests, outgoing) = tokio::sync::mpsc::channel(1);
     let from = Some(StartFrom { from: Some(start_from::From::Earliest(Empty {})) });
     let start = Request::Start(Start { stream: STREAM.into(), from, ..Start::default() });

@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal};
 use tokio::process::{Child, Command};
 
 use crate::error::{TortureError, io};
-use crate::proto::{self, GetStreamRequest, Stream, StreamState};
 use crate::shim::Shim;
+use dbstreamd_client::{GetStreamRequest, Stream, StreamState};
 
 /// The stream's and the source's name.
 pub(crate) const STREAM: &str = "torture";
@@ -232,7 +232,7 @@ impl Daemon {
 /// Asks a daemon for the stream; none while nobody answers.
 pub(crate) async fn ask_stream(grpc: &str) -> Option<Stream> {
     let ask = async {
-        let mut client = proto::connect(grpc).await.ok()?;
+        let mut client = dbstreamd_client::connect(grpc).await.ok()?;
         Some(client.get_stream(GetStreamRequest { name: STREAM.into() }).await.ok()?.into_inner())
     };
     tokio::time::timeout(Duration::from_secs(3), ask).await.ok()?

@@ -9,7 +9,6 @@ mod error;
 mod faults;
 mod oracle;
 mod power;
-mod proto;
 mod proxy;
 mod report;
 mod schemas;

@@ -13,12 +13,12 @@ use crate::error::TortureError;
 use crate::faults::{Episode, Fault};
 use crate::oracle::Violations;
 use crate::power;
-use crate::proto::{Stream, StreamState};
 use crate::proxy::Proxy;
 use crate::report::{Account, Recovery};
 use crate::seed;
 use crate::server::{Server, Slot, WAL_SENDER_TIMEOUT};
 use crate::shim::{Shim, Word};
+use dbstreamd_client::{Stream, StreamState};
 
 /// A stop takes well under a second when nobody holds it up. PostgreSQL's own walsender can spin at a shutdown, on a record
 /// that a terminated backend never finished, until `WAL_SENDER_TIMEOUT`; a client that withholds its confirmation would hold

@@ -9,9 +9,9 @@ use tokio_stream::StreamExt;
 use super::server::Connection;
 use super::traffic::Ledger;
 use crate::error::LabError;
-use crate::proto::subscribe_request::Request;
-use crate::proto::subscribe_response::Response;
-use crate::proto::{self, Start, SubscribeRequest, cell};
+use dbstreamd_client::subscribe_request::Request;
+use dbstreamd_client::subscribe_response::Response;
+use dbstreamd_client::{Start, SubscribeRequest, cell};
 
 /// Longest wait for what was written.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -119,7 +119,7 @@ impl Subscriber {
 
 async fn follow(address: &str, ledger: &Ledger, ready: mpsc::Sender<()>) -> Result<(), LabError> {
     let failed = |what: String| LabError::Failed(format!("subscriber: {what}"));
-    let mut client = proto::connect(address).await.map_err(|error| failed(error.to_string()))?;
+    let mut client = dbstreamd_client::connect(address).await.map_err(|error| failed(error.to_string()))?;
     let start = SubscribeRequest { request: Some(Request::Start(Start::default())) };
     // A stream that ends would only say that nothing more is asked for.
     let requests = tokio_stream::once(start).chain(tokio_stream::pending());

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::proto::{Cell, Event, Operation, Row, Schema, cell};
 use crate::workload::Digest;
+use dbstreamd_client::{Cell, Event, Operation, Row, Schema, cell};
 
 /// A value as the stream has it.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -15,9 +15,9 @@ use bytes::Bytes;
 
 pub(crate) use tables::{Tables, Truth, read_truth};
 
-use crate::proto::{Event, Operation, Schema};
 use crate::workload::NEVER;
 use cells::Change;
+use dbstreamd_client::{Event, Operation, Schema};
 use unit::{Unit, Writers};
 
 /// Of each rule so many violations are told in full; more would hide the others.

@@ -5,8 +5,8 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::{Auditor, Tables, Truth};
-use crate::proto::{Cell, Column, Event, Message, Operation, Row, Schema, Truncate, cell};
 use crate::workload::{Digest, TABLES};
+use dbstreamd_client::{Cell, Column, Event, Message, Operation, Row, Schema, Truncate, cell};
 
 /// A stream that is right, and the truth that belongs to it.
 struct Story {

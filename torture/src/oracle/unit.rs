@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use super::cells::{Change, Value};
 use super::tables::Tables;
 use super::{Truth, Violations};
-use crate::proto::Event;
 use crate::workload::{Digest, PREFIX};
+use dbstreamd_client::Event;
 
 /// A transaction that is being received.
 pub(super) struct Unit {

@@ -13,7 +13,6 @@ use tokio_postgres::SimpleQueryMessage;
 use crate::daemon::{Daemon, Started};
 use crate::error::{TortureError, io, sql};
 use crate::oracle::Violation;
-use crate::proto::ValueForm;
 use crate::schemas::catalog::{Look, Table, quoted};
 use crate::schemas::changes::{PREPARATION, change};
 use crate::schemas::held::Values;
@@ -24,6 +23,7 @@ use crate::schemas::session::{Script, Session, Tried};
 use crate::schemas::values::chance;
 use crate::seed;
 use crate::server::Server;
+use dbstreamd_client::ValueForm;
 
 /// Publication that every table joins when it is made.
 const PUBLICATION: &str = "everything";

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::proto::{ColumnFacts, Operation, TableFacts, TypeFacts};
 use crate::schemas::catalog::Table;
 use crate::schemas::model::{Sent, Unsent, Wrong};
+use dbstreamd_client::{ColumnFacts, Operation, TableFacts, TypeFacts};
 
 /// A row's values, one for each published column.
 pub(crate) type Values = Vec<Option<String>>;

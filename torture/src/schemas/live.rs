@@ -10,11 +10,11 @@ use tonic::Status;
 use crate::consumers::digest;
 use crate::daemon::STREAM;
 use crate::error::TortureError;
-use crate::proto::subscribe_request::Request;
-use crate::proto::subscribe_response::Response;
-use crate::proto::{
-    self, Empty, Event, EventBatch, Row, Schema, Start, StartFrom, SubscribeRequest, SubscribeResponse, ValueForm,
-    cell, start_from,
+use dbstreamd_client::subscribe_request::Request;
+use dbstreamd_client::subscribe_response::Response;
+use dbstreamd_client::{
+    Empty, Event, EventBatch, Row, Schema, Start, StartFrom, SubscribeRequest, SubscribeResponse, ValueForm, cell,
+    start_from,
 };
 
 /// Pause before subscribing again.
@@ -96,7 +96,7 @@ type Responses = (tonic::Streaming<SubscribeResponse>, mpsc::Sender<SubscribeReq
 
 async fn subscribe(grpc: &str, offset: u64, values: ValueForm) -> Result<Responses, Status> {
     let unreachable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
-    let mut client = proto::connect(grpc).await.map_err(unreachable)?;
+    let mut client = dbstreamd_client::connect(grpc).await.map_err(unreachable)?;
     let from = match offset {
         1 => start_from::From::Earliest(Empty {}),
         offset => start_from::From::Offset(offset),
@@ -131,7 +131,7 @@ impl Trace {
 }
 
 fn shape_of(row: &Row, shape: &mut Vec<u8>) {
-    use crate::proto::value::Kind;
+    use dbstreamd_client::value::Kind;
     shape.extend(row.cells.iter().map(|cell| match &cell.value {
         None => b'n',
         Some(cell::Value::Unchanged(_)) => b'u',

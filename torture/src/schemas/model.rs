@@ -8,9 +8,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use bytes::Bytes;
 
 use crate::oracle::Violations;
-use crate::proto::{DivergenceReason, Event, Operation, ReplicaIdentity, Row, Schema, SchemaChange, TableFacts, cell};
 use crate::schemas::catalog::{Deed, Table};
 use crate::schemas::held::{Held, Values};
+use dbstreamd_client::{
+    DivergenceReason, Event, Operation, ReplicaIdentity, Row, Schema, SchemaChange, TableFacts, cell,
+};
 
 /// Prefix of the message behind a schema change.
 pub(crate) const DEED: &str = "deed";
@@ -318,7 +320,7 @@ fn cells(row: &Row, schema: &Schema) -> Result<Vec<Sent>, Wrong> {
         let detail = format!("{} cells for {} columns of {}", row.cells.len(), schema.columns.len(), schema.table);
         return Err(("readable", detail));
     }
-    let read = |cell: &crate::proto::Cell| match &cell.value {
+    let read = |cell: &dbstreamd_client::Cell| match &cell.value {
         None => Ok(Ok(None)),
         Some(cell::Value::Text(text)) => String::from_utf8(text.to_vec())
             .map(|text| Ok(Some(text)))
@@ -331,7 +333,7 @@ fn cells(row: &Row, schema: &Schema) -> Result<Vec<Sent>, Wrong> {
 
 fn announced(schema: &Schema) -> Content {
     let columns = schema.columns.iter();
-    let column = |column: &crate::proto::Column| {
+    let column = |column: &dbstreamd_client::Column| {
         (column.name.clone(), column.type_oid, column.type_modifier, column.in_identity)
     };
     (schema.replica_identity, columns.map(column).collect())

@@ -1,7 +1,7 @@
 //! Generates the client of the public contract, as any program outside this repository would.
 
-const PROTO: &str = "../proto/dbstreamd/v1/dbstreamd.proto";
-const INCLUDE: &str = "../proto";
+const PROTO: &str = "../../proto/dbstreamd/v1/dbstreamd.proto";
+const INCLUDE: &str = "../../proto";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed={PROTO}");
