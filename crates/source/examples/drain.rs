@@ -55,6 +55,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                     rows += u64::from(matches!(data.first(), Some(b'I' | b'U' | b'D')));
                 }
                 WalFrame::Keepalive { wal_end, .. } => reached |= wal_end >= target,
+                WalFrame::Notice(_) => {}
             }
         }
     }

@@ -20,6 +20,12 @@ pub trait Catalog: Send {
     /// When types would have to be looked up, and the source cannot be asked or does not show what that transaction did.
     async fn describe(&mut self, relation: u32, announced: &TableSchema, xid: u32) -> Result<Described, SourceError>;
 
+    /// Whether the source has a publication of this name now. Takes no longer than about fifteen seconds.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    async fn has_publication(&mut self, publication: &str) -> Result<bool, SourceError>;
+
     /// Called now and then while there is nothing to ask: a connection may be let go.
     async fn rest(&mut self) {}
 }

@@ -32,6 +32,11 @@ pub enum Change {
         /// Where it ends; the source may forget it once this is confirmed.
         end_lsn: Lsn,
     },
+    /// The source says that it leaves out changes from here on, as there was no publication of this name when they were made.
+    Unpublished {
+        /// Its name.
+        publication: Arc<str>,
+    },
     /// Every unit below this position has been sent.
     Idle {
         /// The position.

@@ -1,5 +1,6 @@
 //! What ends a session, and who must act.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dbstreamd_log::{LogError, Space};
@@ -116,6 +117,11 @@ pub enum SourceError {
         /// The limit.
         after: Duration,
     },
+    /// The source has lost what says which tables are sent.
+    #[error(
+        "the publication {0:?} does not exist any more: without it the source would leave out changes; nothing more was confirmed, and the session was ended"
+    )]
+    Unpublished(Arc<str>),
     /// No byte for too long.
     #[error(
         "nothing was received from the server for {} s although it was asked; the connection is taken for dead and made anew", .0.as_secs()
@@ -140,6 +146,8 @@ impl SourceError {
             Self::BrokenWithoutSlot { .. } => Retry::Later,
             Self::ShortOfSpace { .. }
             | Self::Unordered { .. }
+            // Setup then says what to do, or the publication is back.
+            | Self::Unpublished(_)
             | Self::Silent(_)
             | Self::NotVisible { .. }
             | Self::CatalogSilent { .. }

@@ -282,6 +282,7 @@ impl<'a> Ingest<'a> {
                     self.tables.learn(relation, table);
                     self.compare(relation, &schema, table.id);
                 }
+                Change::Unpublished { publication } => self.unpublished(publication).await?,
                 Change::Idle { wal_end, reply_requested } => {
                     keepalives += 1;
                     raise(&self.status.source_lsn, wal_end);

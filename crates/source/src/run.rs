@@ -148,11 +148,17 @@ async fn session(
         () = stop.cancelled() => return Ok(()),
     };
     let resume = epochs::adopt(appender, status, &mut session, resume).await?;
-    status.sessions.fetch_add(1, Relaxed);
+    let number = status.begin_session();
     status.source_lsn.fetch_max(session.source_end.0, Relaxed);
     status.stream(resume.confirmed_through, resume.next_offset);
     let (source_lsn, identity) = (session.resends_from, session.identity);
-    let ended = Ingest::new(session, resume, appender, window, status).run(stop).await;
+    let ingest = Ingest::new(session, resume, appender, window, status);
+    let ended = tokio::select! {
+        biased;
+        // Not even what is durable is confirmed any more: the source keeps its place for who has to decide.
+        publication = status.unpublished(number) => Err(SourceError::Unpublished(publication)),
+        ended = ingest.run(stop) => ended,
+    };
     match ended {
         Err(SourceError::Broken(broken)) => {
             // Nothing of the session was confirmed, so the source still stands where it stood at its beginning.

@@ -100,7 +100,9 @@ pub struct StreamStatus {
     pub(crate) transactions: AtomicU64,
     pub(crate) resent_transactions: AtomicU64,
     pub(crate) keepalives: AtomicU64,
-    pub(crate) sessions: AtomicU64,
+    sessions: watch::Sender<u64>,
+    /// The session that must end since the publication it reads is gone, and which that is.
+    unpublished: watch::Sender<Option<(u64, Arc<str>)>>,
     pub(crate) last_heard: AtomicI64,
     pub(crate) newest_commit_time: AtomicI64,
     pub(crate) send_to_receive: LatencyHistogram,
@@ -128,7 +130,8 @@ impl StreamStatus {
             transactions: AtomicU64::new(0),
             resent_transactions: AtomicU64::new(0),
             keepalives: AtomicU64::new(0),
-            sessions: AtomicU64::new(0),
+            sessions: watch::Sender::new(0),
+            unpublished: watch::Sender::new(None),
             last_heard: AtomicI64::new(0),
             newest_commit_time: AtomicI64::new(0),
             send_to_receive: LatencyHistogram::for_one(),
@@ -140,6 +143,37 @@ impl StreamStatus {
 
     pub(crate) fn enter(&self, state: State) {
         self.lifecycle.send_replace(Lifecycle { state, error: None, since: Timestamp::now(), retrying: false });
+    }
+
+    /// A session begins: setup has just found everything in order. Gives its number, which is never zero.
+    pub(crate) fn begin_session(&self) -> u64 {
+        self.sessions.send_modify(|sessions| *sessions += 1);
+        *self.sessions.borrow()
+    }
+
+    /// The number of the newest session, zero before the first; to be told of each that begins.
+    pub(crate) fn sessions(&self) -> watch::Receiver<u64> {
+        self.sessions.subscribe()
+    }
+
+    /// The source has no publication of this name. Ends the session, if that is the one that runs: who looked before it
+    /// began may have seen what its setup has mended since.
+    pub(crate) fn end_unpublished(&self, session: u64, publication: &str) {
+        self.unpublished.send_replace(Some((session, publication.into())));
+    }
+
+    /// Waits until this session must end since the publication it reads is gone; gives its name.
+    pub(crate) async fn unpublished(&self, session: u64) -> Arc<str> {
+        let mut unpublished = self.unpublished.subscribe();
+        loop {
+            if let Some((of, publication)) = &*unpublished.borrow_and_update()
+                && *of == session
+            {
+                return Arc::clone(publication);
+            }
+            // The sender is this.
+            let _ = unpublished.changed().await;
+        }
     }
 
     pub(crate) fn stream(&self, confirmed_through: Lsn, next_offset: Offset) {
@@ -266,7 +300,7 @@ impl StreamStatus {
 
     /// How often the stream was opened again after its first session.
     pub fn reconnects(&self) -> u64 {
-        self.sessions.load(Relaxed).saturating_sub(1)
+        self.sessions.borrow().saturating_sub(1)
     }
 
     /// From when the source sent something, by its own clock, to when it was received; one for each read, of the oldest it

@@ -85,7 +85,7 @@ fn append(appender: &mut Appender, changes: &[Change], schema: Option<SchemaId>)
                 appender.end_unit(*end_lsn);
                 appender.pump(Pump::IfFull)?;
             }
-            Change::Schema { .. } | Change::Idle { .. } => {}
+            Change::Schema { .. } | Change::Idle { .. } | Change::Unpublished { .. } => {}
         }
     }
     Ok(())

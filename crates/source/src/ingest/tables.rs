@@ -1,12 +1,15 @@
 //! What the loop does with what it is told of tables: rare events, and announcements. What follows from them is the
 //! ledger's to say.
 
+use std::sync::Arc;
+
 use dbstreamd_log::{Divergence, TableChange};
 use dbstreamd_model::{
     DDL_PREFIX, DdlDocument, EventBody, MessageBody, Op, SchemaId, Severity, TableSchema, Timestamp,
 };
 
 use super::{Ingest, OpenUnit};
+use crate::error::SourceError;
 use crate::ledger::{Conclusions, Diverged};
 
 impl Ingest<'_> {
@@ -75,6 +78,20 @@ impl Ingest<'_> {
             noticed_at: Timestamp::now(),
         };
         self.appender.table(table, TableChange::Diverged(divergence));
+    }
+
+    /// The source leaves out changes of a time when there was no publication, and nobody can get them from it any more. With one
+    /// there now it goes on to what came later; without one it would leave out everything.
+    pub(super) async fn unpublished(&mut self, publication: Arc<str>) -> Result<(), SourceError> {
+        if !self.catalog.has_publication(&publication).await? {
+            return Err(SourceError::Unpublished(publication));
+        }
+        let after = self.sent_through.max(self.unit_lsn);
+        let text = format!(
+            "changes behind {after} are missing from the stream: they were made while there was no publication {publication:?}, and the source leaves them out; it has been created again since, so compare or reload the copies of its tables"
+        );
+        self.status.notice(Severity::Error, "publication_changed", text);
+        Ok(())
     }
 
     /// Says, once, that a message looks like a document of the DDL trigger and is none.

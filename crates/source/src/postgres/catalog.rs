@@ -181,6 +181,14 @@ impl Catalog for PgCatalog {
         }
     }
 
+    async fn has_publication(&mut self, publication: &str) -> Result<bool, SourceError> {
+        let sql = format!("SELECT FROM pg_catalog.pg_publication WHERE pubname = {}", quote_literal(publication));
+        match tokio::time::timeout(DESCRIBE_MAX, self.ask(&sql)).await {
+            Ok(rows) => Ok(!rows?.is_empty()),
+            Err(_) => Err(SourceError::Silent(DESCRIBE_MAX)),
+        }
+    }
+
     async fn rest(&mut self) {
         if self.connection.as_ref().is_some_and(|(_, used)| used.elapsed() >= REST_AFTER)
             && let Some((connection, _)) = self.connection.take()

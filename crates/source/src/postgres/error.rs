@@ -310,6 +310,12 @@ impl ServerError {
         }
     }
 
+    /// Whether it says that changes are left out since there was no such publication when they were made: PostgreSQL 18
+    /// and newer warn of that where older versions end the stream. The words are in the server's language, the name is not.
+    pub fn skips_publication(&self, publication: &str) -> bool {
+        self.severity == "WARNING" && self.sqlstate == "55000" && self.message.contains(publication)
+    }
+
     /// The process that holds a slot, from `replication slot "x" is active for PID 4711`.
     pub fn active_pid(&self) -> Option<i32> {
         let (_, rest) = self.message.rsplit_once(" PID ")?;

@@ -1,5 +1,5 @@
 //! The slot guard: watches what the server keeps for our slot, and names who makes it keep more; and what the publication
-//! holds (`membership`).
+//! holds (`membership`). A session whose publication is gone it ends.
 //!
 //! It looks whether or not changes flow, since a stopped stream is when WAL piles up, and through a session of its own, as a
 //! replication connection takes no statements while it streams. That session lasts for one look, so that a role with few
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use dbstreamd_model::{Lsn, Severity, Timestamp};
 
-use super::membership::{self, Membership};
+use super::membership::{self, Membership, Watched};
 use super::setup::{SourceSettings, blockers, describe};
 use super::{Connection, PgError, SessionKind, insurance, quote_literal};
 use crate::status::{SlotHealth, StreamStatus};
@@ -27,19 +27,22 @@ const LOOK_MAX: Duration = Duration::from_secs(10);
 /// Longest time between two looks after looks that failed.
 const PAUSE_MAX: Duration = Duration::from_secs(300);
 
-/// Looks every `settings.slot_check_interval`, until it is dropped.
+/// Looks at once, whenever a session begins and every `settings.slot_check_interval`, until it is dropped.
 pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
     let mut pause = settings.slot_check_interval;
     let mut uninsured = false;
-    let mut published: Option<Membership> = None;
+    let mut published = Watched::default();
+    let mut sessions = status.sessions();
     loop {
+        // Before the look: a session that began by then had a publication, so one that is missing now was taken from it.
+        let session = *sessions.borrow_and_update();
         let looked = tokio::time::timeout(LOOK_MAX, look(&settings));
         match looked.await.unwrap_or_else(|_| Err(PgError::protocol("the server did not answer in time"))) {
             Ok((mut health, membership)) => {
-                if let Some(before) = &published {
-                    membership::tell(&status, before, &membership);
+                if membership.is_gone() {
+                    status.end_unpublished(session, &settings.publication);
                 }
-                published = Some(membership);
+                membership::tell(&status, published.see(membership, session > 0));
                 if let Some(health) = &mut health {
                     health.insurance = status.slot().and_then(|before| before.insurance);
                     tell(&status, health);
@@ -57,7 +60,11 @@ pub(super) async fn watch(settings: SourceSettings, status: Arc<StreamStatus>) {
                 pause = (pause * 2).min(PAUSE_MAX.max(settings.slot_check_interval));
             }
         }
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // The sender is `status`.
+            _ = sessions.changed() => {}
+        }
     }
 }
 

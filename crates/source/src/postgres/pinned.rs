@@ -42,8 +42,11 @@ const LASTING: &[Pin] = &[
     Pin { name: "idle_in_transaction_session_timeout", value: "0", held: &["0"] },
 ];
 
+/// What the server tells: that it goes on without a publication is a warning (`ServerError::skips_publication`).
+const TELLING: &[Pin] = &[Pin { name: "client_min_messages", value: "warning", held: &["warning"] }];
+
 fn pins() -> impl Iterator<Item = &'static Pin> {
-    PRINTING.iter().chain(LASTING)
+    PRINTING.iter().chain(LASTING).chain(TELLING)
 }
 
 /// Whether text of a database in this encoding comes raw, also when nobody wished for that.

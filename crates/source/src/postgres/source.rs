@@ -270,6 +270,10 @@ impl SourceReader for PgReader {
                     }
                     changes.push(Change::Idle { wal_end, reply_requested });
                 }
+                WalFrame::Notice(said) if said.skips_publication(&self.publication) => {
+                    changes.push(Change::Unpublished { publication: self.publication.as_str().into() });
+                }
+                WalFrame::Notice(said) => tracing::debug!(notice = %said, "server notice"),
             }
         }
         if let Some((sent, committed)) = newest_sent.zip(self.decoder.newest_commit_time()) {

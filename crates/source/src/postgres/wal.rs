@@ -15,7 +15,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use dbstreamd_model::{Lsn, Timestamp};
 use tokio::io::AsyncReadExt;
 
-use super::error::{PgError, one_line};
+use super::error::{PgError, ServerError, one_line};
 use super::feedback::FeedbackWriter;
 use super::kernel::{PreciseTimer, tcp_data_segments, tcp_round_trip};
 use super::pacing::{Pacer, RECEIVE_BUFFER_BYTES, ROUND_TRIP_MAX, ReadSeen};
@@ -67,6 +67,8 @@ pub enum WalFrame {
         /// It wants a status update now.
         reply_requested: bool,
     },
+    /// A notice or warning, in its place between the others.
+    Notice(Box<ServerError>),
 }
 
 /// The receiving half of a replication stream.
@@ -303,7 +305,7 @@ impl WalReader {
             match tag {
                 b'd' => frames.push(frame(body)?),
                 b'E' => return Err(PgError::Server { error: Box::new(server_error(&body)) }),
-                b'N' => tracing::debug!(notice = %server_error(&body), "server notice"),
+                b'N' => frames.push(WalFrame::Notice(Box::new(server_error(&body)))),
                 b'S' | b'A' => {}
                 // CopyDone, CommandComplete (a walsender's goodbye at shutdown), ReadyForQuery.
                 b'c' | b'C' | b'Z' => return Err(PgError::StreamEnded),

@@ -51,7 +51,7 @@ async fn read_to(wal: &mut WalReader, end: Lsn) -> Vec<bytes::Bytes> {
             match frame {
                 WalFrame::XLogData { data, .. } => messages.push(data),
                 WalFrame::Keepalive { wal_end, .. } if wal_end >= end => return messages,
-                WalFrame::Keepalive { .. } => {}
+                WalFrame::Keepalive { .. } | WalFrame::Notice(_) => {}
             }
         }
     }
@@ -167,6 +167,7 @@ async fn a_read_that_is_given_up_loses_nothing() {
             match frame {
                 WalFrame::XLogData { data, .. } => rows += usize::from(data.first() == Some(&b'I')),
                 WalFrame::Keepalive { wal_end, .. } => reached |= wal_end >= end,
+                WalFrame::Notice(_) => {}
             }
         }
     }

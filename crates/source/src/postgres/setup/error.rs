@@ -434,7 +434,7 @@ impl SetupError {
                 format!("run on the primary: {statement}; with create_publication = true dbstreamd does so there itself")
             }
             Self::PublicationGone { slot, .. } => format!(
-                "if nobody has streamed from the slot yet, pg_drop_replication_slot({}) and dbstreamd makes both; otherwise the changes since its position are lost, so drop it and start a stream under another name",
+                "if nobody has streamed from the slot yet, pg_drop_replication_slot({}) and dbstreamd makes both; otherwise create the publication again as it was: the stream goes on by itself, without what was written while there was none, so compare or reload the copies of its tables (up to PostgreSQL 17 the server refuses to go on if anything was written: drop the slot then, and start a stream under another name)",
                 quote_literal(slot).trim()
             ),
             Self::PublicationLacksTables { statement, .. } => {
