@@ -67,5 +67,7 @@ mod tuning;
 mod two_sources;
 #[path = "e2e/typed_values.rs"]
 mod typed_values;
+#[path = "e2e/unpublished.rs"]
+mod unpublished;
 #[path = "e2e/values.rs"]
 mod values;

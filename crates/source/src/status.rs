@@ -319,3 +319,25 @@ impl StreamStatus {
         Timestamp(self.newest_commit_time.load(Relaxed))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn only_the_session_that_ran_when_somebody_looked_is_ended_for_its_publication() {
+        let status = StreamStatus::new("shop".parse().unwrap());
+        // Nothing was set up yet: what is missing is about to be made.
+        let looked_at = *status.sessions().borrow();
+        let first = status.begin_session();
+        status.end_unpublished(looked_at, "tables");
+        assert_eq!(status.unpublished(first).now_or_never(), None);
+        status.end_unpublished(first, "tables");
+        assert_eq!(status.unpublished(first).now_or_never().as_deref(), Some("tables"));
+        // Its setup has found a publication.
+        let second = status.begin_session();
+        assert_eq!((status.unpublished(second).now_or_never(), status.reconnects()), (None, 1));
+    }
+}

@@ -81,14 +81,15 @@ impl Ingest<'_> {
     }
 
     /// The source leaves out changes of a time when there was no publication, and nobody can get them from it any more. With one
-    /// there now it goes on to what came later; without one it would leave out everything.
+    /// there now it goes on to what came later; without one it would leave out everything. Of which tables the changes are, and
+    /// of which the publication would have been, it does not say.
     pub(super) async fn unpublished(&mut self, publication: Arc<str>) -> Result<(), SourceError> {
         if !self.catalog.has_publication(&publication).await? {
             return Err(SourceError::Unpublished(publication));
         }
         let after = self.sent_through.max(self.unit_lsn);
         let text = format!(
-            "changes behind {after} are missing from the stream: they were made while there was no publication {publication:?}, and the source leaves them out; it has been created again since, so compare or reload the copies of its tables"
+            "changes behind {after} may be missing from the stream: something was written, to its tables or others, while there was no publication {publication:?}, and the source leaves that out; it has been created again since, so compare or reload the copies of its tables"
         );
         self.status.notice(Severity::Error, "publication_changed", text);
         Ok(())

@@ -420,6 +420,19 @@ mod tests {
     }
 
     #[test]
+    fn only_a_warning_that_names_the_publication_says_that_it_is_skipped_in_whatever_language() {
+        let said = |severity: &str, state, message| {
+            let said = ServerError { severity: severity.into(), ..server(state, message) };
+            said.skips_publication("shop")
+        };
+        assert!(said("WARNING", "55000", "skipped loading publication \"shop\""));
+        assert!(said("WARNING", "55000", "Laden der Publikation »shop« übersprungen"));
+        assert!(!said("WARNING", "55000", "skipped loading publication \"other\""));
+        assert!(!said("WARNING", "01000", "skipped loading publication \"shop\""));
+        assert!(!said("NOTICE", "55000", "skipped loading publication \"shop\""));
+    }
+
+    #[test]
     fn a_wrong_password_needs_an_operator_and_a_restart_does_not() {
         let refused = |state| PgError::Refused { address: "h:1".into(), error: Box::new(server(state, "x")) };
         assert!(!refused("28P01").is_transient());

@@ -125,6 +125,10 @@ impl Membership {
         let oid = |of: &Self| of.0.get(PUBLICATION).map(|part| part.oid.clone());
         let anew = oid(self) != oid(now);
         let mut say = |severity, text| changes.push(Change { severity, text });
+        if anew {
+            let text = "the publication was dropped and created again: rows that were written between are missing from the stream (PostgreSQL 18 and newer), or the server refuses to go on over them (older versions), so compare or reload the copies of its tables";
+            say(Severity::Warning, text.to_owned());
+        }
         for (name, part) in &now.0 {
             match self.0.get(name) {
                 Some(before) if before == part => {}
@@ -134,12 +138,8 @@ impl Membership {
                         "{name} was added to the publication: its changes come from here on, without what it had before"
                     ),
                 ),
-                Some(_) if anew && name == PUBLICATION => say(
-                    Severity::Warning,
-                    "the publication was dropped and created again: rows that were written between are missing from the stream (PostgreSQL 18 and newer), or the server refuses to go on over them (older versions), so compare or reload the copies of its tables".to_owned(),
-                ),
                 // All of its parts are new with it.
-                Some(before) if anew && before.detail == part.detail => {}
+                Some(before) if anew && (name == PUBLICATION || before.detail == part.detail) => {}
                 Some(before) if before.oid != part.oid && !anew => say(
                     Severity::Warning,
                     format!(

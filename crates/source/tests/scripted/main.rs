@@ -7,3 +7,4 @@ mod lying;
 mod pausing;
 mod resending;
 mod source;
+mod unpublished;

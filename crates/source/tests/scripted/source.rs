@@ -28,6 +28,10 @@ pub(crate) struct Scripted {
     units: Vec<Unit>,
     /// After so many units it says that it has sent everything up to here.
     pub(crate) keepalives: Vec<(usize, u64)>,
+    /// After so many units it says that it leaves out changes since it had no publication then.
+    pub(crate) unpublished_after: Option<usize>,
+    /// Whether it has one when it is asked.
+    pub(crate) has_publication: bool,
     resends_from: u64,
     on_gap: OnGap,
     /// In which form values are printed.
@@ -72,13 +76,16 @@ impl Source for Scripted {
         for &(after, lsn) in &self.keepalives {
             changes.insert(after, vec![Change::Idle { wal_end: Lsn(lsn), reply_requested: true }]);
         }
+        if let Some(after) = self.unpublished_after {
+            changes.insert(after, vec![Change::Unpublished { publication: "shop_tables".into() }]);
+        }
         let (flaps, confirmers) = (self.flaps, Arc::clone(&self.confirmers));
         Ok(Session {
             identity: dbstreamd_log::SourceIdentity { system_id: 1, timeline: 1 },
             form: dbstreamd_log::ValueForm(self.form),
             reader: Box::new(ScriptedReader { changes, flaps, confirmers: Arc::clone(&confirmers) }),
             confirmer: Box::new(Silent(confirmers)),
-            catalog: Box::new(NoCatalog),
+            catalog: Box::new(NoCatalog { has_publication: self.has_publication }),
             resends_from: Lsn(self.resends_from),
             source_end: Lsn(self.resends_from),
             broken: None,
@@ -88,7 +95,9 @@ impl Source for Scripted {
 }
 
 /// Has nothing to add to what is announced.
-struct NoCatalog;
+struct NoCatalog {
+    has_publication: bool,
+}
 
 #[async_trait]
 impl Catalog for NoCatalog {
@@ -97,7 +106,7 @@ impl Catalog for NoCatalog {
     }
 
     async fn has_publication(&mut self, _publication: &str) -> Result<bool, SourceError> {
-        Ok(true)
+        Ok(self.has_publication)
     }
 }
 
@@ -199,6 +208,8 @@ impl Stream {
             on_gap,
             form: self.form.load(Relaxed),
             keepalives: Vec::new(),
+            unpublished_after: None,
+            has_publication: true,
             flaps: false,
             hangs: 0,
             opened: Arc::default(),
