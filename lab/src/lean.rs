@@ -1,8 +1,8 @@
 //! A lean subscriber: HTTP/2 frames in, offsets out.
 //!
-//! Ten thousand of these share two processors with the daemon they measure, so they do as little as a client can: the
-//! response is walked where it lies, and of an event nothing is looked at but its offset. What goes out is written by
-//! hand-kept messages whose field numbers are those of `proto/dbstreamd/v1/dbstreamd.proto`.
+//! Subscribers share two processors with the daemon they measure, so they do as little as a client can: the response is walked
+//! where it lies, and of an event nothing is looked at but its offset. What goes out is written by hand-kept messages whose field
+//! numbers are those of `proto/dbstreamd/v1/dbstreamd.proto`.
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::client::SendRequest;
@@ -110,14 +110,15 @@ impl Connection {
         asks.send_data(framed(&Request { start: Some(start), acknowledge: None }), false).map_err(failed)?;
         let response = response.await.map_err(failed)?;
         let answers = response.into_body();
-        Ok(Subscriber { answers, asks, pending: BytesMut::new() })
+        Ok(Subscriber { answers, _asks: asks, pending: BytesMut::new() })
     }
 }
 
 /// One call.
 pub(crate) struct Subscriber {
     answers: h2::RecvStream,
-    asks: h2::SendStream<Bytes>,
+    /// The call ends with it.
+    _asks: h2::SendStream<Bytes>,
     /// The beginning of a message whose rest has not come.
     pending: BytesMut,
 }
@@ -152,11 +153,32 @@ impl Subscriber {
         }
         Ok(())
     }
+}
 
-    pub(crate) fn acknowledge(&mut self, offset: u64) -> Result<(), LabError> {
-        let request = Request { start: None, acknowledge: Some(Acknowledge { offset }) };
-        self.asks.send_data(framed(&request), false).map_err(failed)
+/// The request that begins a call, ready to be sent.
+pub(crate) fn start(start: Start) -> Bytes {
+    framed(&Request { start: Some(start), acknowledge: None })
+}
+
+/// A request that acknowledges everything up to this offset, ready to be sent.
+pub(crate) fn acknowledgement(offset: u64) -> Bytes {
+    framed(&Request { start: None, acknowledge: Some(Acknowledge { offset }) })
+}
+
+/// Gives every whole message in a piece of a response to `take`. How many bytes those were.
+pub(crate) fn messages(
+    piece: &[u8],
+    mut take: impl FnMut(Answer<'_>) -> Result<(), LabError>,
+) -> Result<usize, LabError> {
+    let mut used = 0;
+    while let Some(rest) = piece.get(used..)
+        && let Some(length) = message_length(rest)
+        && let Some(message) = rest.get(PREFIX_BYTES..PREFIX_BYTES + length)
+    {
+        take(answer(message)?)?;
+        used += PREFIX_BYTES + length;
     }
+    Ok(used)
 }
 
 /// A message's flag of compression and its length (gRPC over HTTP/2).
@@ -246,6 +268,11 @@ impl<'a> Fields<'a> {
     }
 
     fn varint(&mut self) -> Result<u64, LabError> {
+        // Most are one byte.
+        if let [byte @ ..0x80, rest @ ..] = self.0 {
+            self.0 = rest;
+            return Ok(u64::from(*byte));
+        }
         prost::encoding::decode_varint(&mut self.0).map_err(|_| malformed())
     }
 

@@ -1,5 +1,6 @@
 //! Many follow one stream: all get everything, and who does not read holds nobody up.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use dbstreamd::proto::streams_client::StreamsClient;
@@ -48,7 +49,9 @@ fn three_hundred_get_everything_in_order_while_three_do_not_read_and_memory_stay
             let calls = (0..FOLLOWERS / CONNECTIONS).map(|_| subscribe(client.clone()));
             followers.extend(try_join_all(calls).await.unwrap());
         }
-        let writing = tokio::task::spawn_blocking(move || write(&cluster));
+        // The server stays until all is received.
+        let written_to = Arc::clone(&cluster);
+        let writing = tokio::task::spawn_blocking(move || write(&written_to));
         try_join_all(followers.iter_mut().map(receive_all)).await.unwrap();
         writing.await.unwrap();
         // They have missed nothing.
@@ -69,9 +72,10 @@ fn write(cluster: &dbstreamd_throwaway::Cluster) {
         "DO $$ DECLARE next bigint := 1; BEGIN
            FOR turn IN 1..{LARGE_TRANSACTIONS} LOOP
              FOR small IN 1..{each} LOOP
-               INSERT INTO t SELECT g, {body} FROM generate_series(next, next) g; next := next + 1; COMMIT;
+               INSERT INTO t (id, body) SELECT g, {body} FROM generate_series(next, next) g; next := next + 1; COMMIT;
              END LOOP;
-             INSERT INTO t SELECT g, {body} FROM generate_series(next, next + {ROWS_OF_LARGE} - 1) g;
+             IF turn % 5 = 0 THEN EXECUTE format('ALTER TABLE t ADD COLUMN of_turn_%s int', turn); COMMIT; END IF;
+             INSERT INTO t (id, body) SELECT g, {body} FROM generate_series(next, next + {ROWS_OF_LARGE} - 1) g;
              next := next + {ROWS_OF_LARGE}; COMMIT;
            END LOOP;
          END $$"
@@ -90,16 +94,21 @@ async fn subscribe(mut client: StreamsClient<Channel>) -> Result<Streaming<Subsc
     Ok(responses)
 }
 
-/// Receives every event once and in order.
+/// Receives every event once and in order, and its schema before it.
 async fn receive_all(responses: &mut Streaming<SubscribeResponse>) -> Result<(), Status> {
     let mut last = 0;
+    let mut schemas = HashSet::new();
     while last < EVENTS {
-        let response = responses.message().await?.expect("the call goes on");
-        if let Some(Response::Events(batch)) = response.response {
-            for event in batch.events {
-                assert_eq!(event.offset, last + 1);
-                last = event.offset;
+        match responses.message().await?.expect("the call goes on").response {
+            Some(Response::Schema(schema)) => assert!(schemas.insert(schema.fingerprint), "each schema once"),
+            Some(Response::Events(batch)) => {
+                for event in batch.events {
+                    assert_eq!(event.offset, last + 1);
+                    assert!(schemas.contains(&event.fingerprint), "event {} came before its schema", event.offset);
+                    last = event.offset;
+                }
             }
+            _ => {}
         }
     }
     Ok(())

@@ -60,11 +60,14 @@ pub use latency::LatencyHistogram;
 pub use log::{DISK_READS_MAX, Log, LogMemory, SETTING_NAME_BYTES_MAX, SETTING_VALUE_BYTES_MAX, Watermarks};
 pub use metrics::LogMetrics;
 pub use options::{FreeSpace, LogOptions, Retention};
-pub use read::{READ_AHEAD_BYTES_MAX, Reader, SchemaCandidate, StartAt, UnitCursor, UnitRecord};
+pub use read::{
+    PieceForm, READ_AHEAD_BYTES_MAX, Reader, SchemaCandidate, StartAt, Tail, TailMoves, TailPiece, UnitCursor,
+    UnitRecord,
+};
 pub use schemas::StoredSchema;
 pub use skips::Skip;
 pub use store::{SourceIdentity, StoredForm, ValueForm};
 pub use tables::{Divergence, DivergenceReason, TableBinding, TableChange, TableName};
 pub use tunables::Tunables;
 pub use units::UnitHasher;
-pub use writer::{Durable, Space, retention_classes};
+pub use writer::{CROWD_MIN, Durable, Space, retention_classes};

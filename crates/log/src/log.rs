@@ -17,7 +17,7 @@ use crate::epochs::EpochRecord;
 use crate::error::LogError;
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
-use crate::read::{self, LastRead, READ_AHEAD_BYTES_MAX, Reader, StartAt};
+use crate::read::{self, LastRead, READ_AHEAD_BYTES_MAX, Reader, StartAt, Tail};
 use crate::shared::{Closer, Shared};
 use crate::stream::Stream;
 use crate::tunables::Tunables;
@@ -213,6 +213,14 @@ impl Log {
         let stream = self.shared.stream(stream)?;
         let next = read::start_offset(&*self.shared.store()?, &stream, start)?;
         Ok(Reader::new(Arc::clone(&self.shared), stream, next))
+    }
+
+    /// The visible end of a stream, for many who follow it together.
+    ///
+    /// # Errors
+    /// When there is no such stream.
+    pub fn tail(&self, stream: StreamId) -> Result<Tail, LogError> {
+        Ok(Tail::new(Arc::clone(&self.shared), self.shared.stream(stream)?))
     }
 
     /// The stream's epochs after the first, oldest first.

@@ -18,7 +18,7 @@ use crate::chunk::Chunk;
 use crate::epochs::{EpochRecord, epoch_of};
 use crate::error::LogError;
 use crate::holds::Known;
-use crate::read::Lent;
+use crate::read::{Lent, Pieces};
 use crate::schemas::SchemaRegistry;
 use crate::skips::Skip;
 use crate::store::{Entry, LoadedStream, PartitionSeq, SourceIdentity, StoredForm, Trim};
@@ -53,6 +53,8 @@ pub(crate) struct Stream {
     pub(crate) retention_age: RwLock<Option<Option<Duration>>>,
     /// The newest visible chunks.
     pub(crate) ring: Ring,
+    /// What a crowd got of them last.
+    pub(crate) pieces: Pieces,
     /// Chunks from disk that readers have in hand.
     pub(crate) lent: Lent,
     /// Damage that was met, at the start or by readers.
@@ -90,6 +92,7 @@ impl Stream {
             consumers: RwLock::new(loaded.consumers.iter().map(|(name, c)| (name.clone(), Known::new(*c))).collect()),
             retention_age: RwLock::new(None),
             ring: Ring::default(),
+            pieces: Pieces::default(),
             lent: Lent::default(),
             damage: Damage { stream: loaded.name.clone(), kept: Mutex::default(), notices },
             flow: Flow::default(),
@@ -115,6 +118,7 @@ impl Stream {
         drop(consumers);
         // Its chunks are as good as ever, but the writer's account of them is gone.
         self.ring.clear();
+        self.pieces.clear();
         self.published.restore(&loaded.state, loaded.trim.point);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -10,10 +10,8 @@ use parking_lot::Mutex;
 
 use super::writer::KINDS;
 use crate::error::LabError;
-use crate::lean::{Answer, Connection, Empty, Filter, Start, StartFrom, Subscriber, events, offset};
+use crate::lean::{Answer, Empty, Filter, Start, StartFrom, events, offset};
 
-/// Histograms that share the recording, so that threads seldom meet.
-const SHARES: usize = 16;
 /// Latencies from a microsecond to a minute, to two digits.
 const LATENCY_MAX_US: u64 = 60_000_000;
 /// A named consumer acknowledges at most this often.
@@ -29,26 +27,29 @@ pub(super) struct Watch {
     started: Instant,
     /// When the commit of each event returned, in nanoseconds since the start; 0 for not yet.
     committed: Vec<AtomicU64>,
-    latency: Vec<Mutex<Histogram<u64>>>,
+    latency: Mutex<Histogram<u64>>,
     /// Subscribers that have everything.
     pub(super) done: AtomicUsize,
     /// Events received, by all together.
     pub(super) deliveries: AtomicU64,
+    /// Responses they came in.
+    pub(super) responses: AtomicU64,
     /// What the first subscriber that failed had to say.
     pub(super) problem: Mutex<Option<LabError>>,
 }
 
 impl Watch {
-    pub(super) fn new(first: u64, events: u64) -> Self {
-        Self {
+    pub(super) fn new(first: u64, events: u64) -> Result<Self, LabError> {
+        Ok(Self {
             first,
             started: Instant::now(),
             committed: (0..events).map(|_| AtomicU64::new(0)).collect(),
-            latency: (0..SHARES).filter_map(|_| histogram().ok().map(Mutex::new)).collect(),
+            latency: Mutex::new(histogram()?),
             done: AtomicUsize::new(0),
             deliveries: AtomicU64::new(0),
+            responses: AtomicU64::new(0),
             problem: Mutex::new(None),
-        }
+        })
     }
 
     fn now(&self) -> u64 {
@@ -66,12 +67,35 @@ impl Watch {
     }
 
     /// All latencies together, in microseconds.
-    pub(super) fn latency(&self) -> Result<Histogram<u64>, LabError> {
-        let mut all = histogram()?;
-        for one in &self.latency {
-            all.add(&*one.lock()).map_err(|error| LabError::Failed(error.to_string()))?;
+    pub(super) fn latency(&self) -> Histogram<u64> {
+        self.latency.lock().clone()
+    }
+
+    /// Takes over what one connection has seen, if that is all it will see; and how many more of its subscribers have everything.
+    pub(super) fn report(&self, tally: &mut Tally, done: usize, is_all: bool) -> Result<(), LabError> {
+        if is_all {
+            let added = self.latency.lock().add(&tally.latency);
+            added.map_err(|error| LabError::Failed(error.to_string()))?;
+            self.deliveries.fetch_add(tally.deliveries, Relaxed);
+            self.responses.fetch_add(tally.responses, Relaxed);
         }
-        Ok(all)
+        if done > 0 {
+            self.done.fetch_add(done, AcqRel);
+        }
+        Ok(())
+    }
+}
+
+/// What the subscribers of one connection have seen.
+pub(super) struct Tally {
+    latency: Histogram<u64>,
+    deliveries: u64,
+    responses: u64,
+}
+
+impl Tally {
+    pub(super) fn new() -> Result<Self, LabError> {
+        Ok(Self { latency: histogram()?, deliveries: 0, responses: 0 })
     }
 }
 
@@ -114,71 +138,90 @@ impl Wanted {
     }
 }
 
-/// A subscriber whose call has begun.
+/// One subscriber.
 pub(super) struct Follower {
-    subscriber: Subscriber,
     wanted: Wanted,
     number: usize,
-    /// Everything before it has come, as far as it passes the filter.
+    /// Everything before it has come, as far as it passes the filter; 0 until the call has begun.
     next: u64,
+    /// Up to where it has acknowledged, and when.
+    acknowledged: (u64, Instant),
 }
 
 impl Follower {
-    pub(super) async fn begin(
-        connection: &Connection,
-        wanted: Wanted,
-        number: usize,
-        watch: &Watch,
-    ) -> Result<Self, LabError> {
-        let consumer = if wanted.everything { String::new() } else { format!("lab-{number}") };
-        let from = Some(StartFrom { latest: Some(Empty {}), earliest: None });
-        let mut subscriber = connection.subscribe(Start { consumer, from, filter: wanted.filter() }).await?;
-        let mut next = None;
-        while next.is_none() {
-            subscriber
-                .receive(|answer| {
-                    if let Answer::Started(offset) = answer {
-                        next = Some(offset);
-                    }
-                    Ok(())
-                })
-                .await?;
-        }
-        let next = next.unwrap_or_default();
-        if next != watch.first {
-            return Err(LabError::Failed(format!("subscriber {number} begins at {next} instead of {}", watch.first)));
-        }
-        Ok(Self { subscriber, wanted, number, next })
+    pub(super) fn new(number: usize, wanted: Wanted) -> Self {
+        Self { wanted, number, next: 0, acknowledged: (0, Instant::now()) }
     }
 
-    /// Receives everything up to the last event, and checks it.
-    pub(super) async fn follow(mut self, watch: &Watch) -> Result<(), LabError> {
-        let last = watch.last();
-        let mut acknowledged = Instant::now();
-        // Who takes everything, or the kind of the last event, sees the end in the events; others by the progress.
-        while self.next <= last {
-            let before = self.next;
-            let Self { subscriber, wanted, number, next } = &mut self;
-            subscriber
-                .receive(|answer| match answer {
-                    Answer::Events(batch) => take(batch, *wanted, *number, next, watch),
-                    Answer::Progress(offset) => {
-                        let due = expected(*wanted, *next, watch);
-                        if due <= offset {
-                            let problem = format!("subscriber {number} got progress {offset} and never event {due}");
-                            return Err(LabError::Failed(problem));
-                        }
-                        *next = (*next).max(offset + 1);
-                        Ok(())
-                    }
-                    Answer::Started(_) | Answer::Other => Ok(()),
-                })
-                .await?;
-            if !self.wanted.everything && self.next > before && acknowledged.elapsed() > ACKNOWLEDGE_INTERVAL {
-                acknowledged = Instant::now();
-                self.subscriber.acknowledge(self.next - 1)?;
-            }
+    /// What it asks for.
+    pub(super) fn start(&self) -> Start {
+        let consumer = if self.wanted.everything { String::new() } else { format!("lab-{}", self.number) };
+        let from = Some(StartFrom { latest: Some(Empty {}), earliest: None });
+        Start { consumer, from, filter: self.wanted.filter() }
+    }
+
+    pub(super) const fn has_begun(&self) -> bool {
+        self.next > 0
+    }
+
+    pub(super) fn has_all(&self, watch: &Watch) -> bool {
+        self.next > watch.last()
+    }
+
+    /// What it acknowledges now, if anything.
+    pub(super) fn acknowledges(&mut self) -> Option<u64> {
+        let (through, at) = self.acknowledged;
+        if self.wanted.everything || self.next <= through + 1 || at.elapsed() <= ACKNOWLEDGE_INTERVAL {
+            return None;
         }
+        self.acknowledged = (self.next - 1, Instant::now());
+        Some(self.next - 1)
+    }
+
+    /// Checks what has come. Who takes everything, or the kind of the last event, sees the end in the events; others by the
+    /// progress.
+    pub(super) fn take(&mut self, answer: Answer<'_>, watch: &Watch, tally: &mut Tally) -> Result<(), LabError> {
+        match answer {
+            Answer::Started(next) if next == watch.first && self.next == 0 => {
+                self.next = next;
+                self.acknowledged.0 = next - 1;
+            }
+            Answer::Started(next) => {
+                let problem = format!("subscriber {} begins at {next} instead of {}", self.number, watch.first);
+                return Err(LabError::Failed(problem));
+            }
+            Answer::Events(batch) => self.take_events(batch, watch, tally)?,
+            Answer::Progress(offset) => {
+                let due = expected(self.wanted, self.next, watch);
+                if due <= offset {
+                    let problem = format!("subscriber {} got progress {offset} and never event {due}", self.number);
+                    return Err(LabError::Failed(problem));
+                }
+                self.next = self.next.max(offset + 1);
+            }
+            Answer::Other => {}
+        }
+        Ok(())
+    }
+
+    fn take_events(&mut self, batch: &[u8], watch: &Watch, tally: &mut Tally) -> Result<(), LabError> {
+        let now = watch.now();
+        for event in events(batch) {
+            let offset = offset(event?)?;
+            let due = expected(self.wanted, self.next, watch);
+            if offset != due {
+                let problem = format!("subscriber {} got event {offset} in place of {due}", self.number);
+                return Err(LabError::Failed(problem));
+            }
+            self.next = offset + 1;
+            tally.deliveries += 1;
+            let place = usize::try_from(offset - watch.first).ok().and_then(|number| watch.committed.get(number));
+            let committed = place.map_or(0, |place| place.load(Acquire));
+            // 0 where the event was faster than the answer to the commit.
+            let late = if committed == 0 { 0 } else { now.saturating_sub(committed) };
+            tally.latency.saturating_record(late / 1000);
+        }
+        tally.responses += 1;
         Ok(())
     }
 }
@@ -190,27 +233,4 @@ fn expected(wanted: Wanted, next: u64, watch: &Watch) -> u64 {
     }
     // The kinds are counted from the writer's first event, whose offset is 1.
     (next..).find(|offset| wanted.takes(offset - 1)).unwrap_or(u64::MAX).max(watch.first)
-}
-
-fn take(batch: &[u8], wanted: Wanted, number: usize, next: &mut u64, watch: &Watch) -> Result<(), LabError> {
-    let now = watch.now();
-    let share = watch.latency.get(number % SHARES).ok_or_else(|| LabError::Failed("no histogram".into()))?;
-    let mut latency = share.lock();
-    let mut count = 0;
-    for event in events(batch) {
-        let offset = offset(event?)?;
-        let due = expected(wanted, *next, watch);
-        if offset != due {
-            return Err(LabError::Failed(format!("subscriber {number} got event {offset} in place of {due}")));
-        }
-        *next = offset + 1;
-        count += 1;
-        let place = usize::try_from(offset - watch.first).ok().and_then(|number| watch.committed.get(number));
-        let committed = place.map_or(0, |place| place.load(Acquire));
-        // 0 where the event was faster than the answer to the commit.
-        let late = if committed == 0 { 0 } else { now.saturating_sub(committed) };
-        latency.saturating_record(late / 1000);
-    }
-    watch.deliveries.fetch_add(count, Relaxed);
-    Ok(())
 }

@@ -6,11 +6,12 @@
 //! subscribers, writer and PostgreSQL share this machine's processors.
 
 mod follower;
+mod line;
 mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
 use dbstreamd_throwaway::Cluster;
@@ -19,11 +20,11 @@ use serde_json::json;
 
 use crate::daemon::{Daemon, Setup};
 use crate::error::{LabError, io};
-use crate::lean::{Connection, Windows};
 use crate::machine::Machine;
 use crate::report::{Finding, Output, Section, median, publish};
 use crate::{procfs, references};
-use follower::{Follower, Wanted, Watch};
+use follower::{Wanted, Watch};
+use line::Line;
 use writer::{DATABASE, PUBLICATION, SLOT, Writer};
 
 /// Events are written for so long before there are subscribers, so that the daemon's memory without them is that of a daemon at work.
@@ -32,8 +33,6 @@ const WARM_UP_SECONDS: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often the daemon's memory is looked at.
 const LOOK: Duration = Duration::from_millis(200);
-/// So many calls are opened at a time.
-const OPENING_MAX: usize = 64;
 /// The floors are those of so many subscribers at such a rate.
 const FLOOR_SUBSCRIBERS: usize = 10_000;
 const FLOOR_RATE: u64 = 200;
@@ -104,6 +103,7 @@ struct Run {
     /// In microseconds, of every pair of event and subscriber.
     latency: Histogram<u64>,
     deliveries: u64,
+    responses: u64,
     rss_without: u64,
     rss_idle: u64,
     rss_peak: u64,
@@ -136,8 +136,8 @@ pub(crate) fn section(crowd: &Crowd, binary: &Path) -> Result<Section, LabError>
         "## Fan-out\n\n{}. Every one got every event that its filter takes, once and in order. Latency is from the return of the commit \
          to the event in the subscriber's hand, over all pairs of event and subscriber; memory is what the daemon has more than without subscribers, \
          for each of them, at rest and at its highest; CPU in cores.\n\n\
-         | run | deliveries/s | p50 ms | p99 ms | max ms | KiB each, at rest | highest | daemon | subscribers | PostgreSQL | others |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|\n{}",
+         | run | deliveries/s | responses/s | p50 ms | p99 ms | max ms | KiB each, at rest | highest | daemon | subscribers | PostgreSQL | others |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|\n{}",
         crowd.describe(),
         runs.iter().enumerate().map(|(at, run)| format!("| {} {}\n", at + 1, row(run, crowd))).collect::<String>()
     );
@@ -159,7 +159,7 @@ pub(crate) fn section(crowd: &Crowd, binary: &Path) -> Result<Section, LabError>
     ];
     let data = runs.iter().map(|run| {
         json!({
-            "deliveries": run.deliveries, "seconds": run.seconds,
+            "deliveries": run.deliveries, "responses": run.responses, "seconds": run.seconds,
             "p50_ms": run.latency_ms(0.5), "p99_ms": run.latency_ms(0.99), "max_ms": run.latency_ms(1.0),
             "rss_without": run.rss_without, "rss_idle": run.rss_idle, "rss_peak": run.rss_peak,
             "daemon_cpu": run.daemon_cpu, "lab_cpu": run.lab_cpu, "server_cpu": run.server_cpu, "foreign_cpu": run.foreign_cpu,
@@ -207,13 +207,11 @@ async fn measure(cluster: &Cluster, crowd: &Crowd, daemon: &mut Daemon) -> Resul
     let rss_without = procfs::rss(daemon.pid())?;
 
     let events = crowd.rate * crowd.seconds;
-    let watch = Arc::new(Watch::new(warm_up + 1, events));
-    let connections = connect(daemon.grpc(), crowd.connections).await?;
-    let followers = follow(&connections, crowd, &watch).await?;
-    let lazy = connect(daemon.grpc(), crowd.slow).await?;
+    let watch = Arc::new(Watch::new(warm_up + 1, events)?);
+    let followers = follow(daemon.grpc(), crowd, &watch).await?;
     let mut lazy_ones = Vec::new();
-    for (number, connection) in lazy.iter().enumerate() {
-        lazy_ones.push(Follower::begin(connection, Wanted::everything(), crowd.subscribers + number, &watch).await?);
+    for number in crowd.subscribers..crowd.subscribers + crowd.slow {
+        lazy_ones.push(Line::open(daemon.grpc(), std::iter::once((number, Wanted::everything())), &watch).await?);
     }
     // What opening the calls took is given back, or not.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -257,15 +255,16 @@ async fn measure(cluster: &Cluster, crowd: &Crowd, daemon: &mut Daemon) -> Resul
     for task in followers {
         task.await.map_err(|error| LabError::Failed(format!("a subscriber: {error}")))?;
     }
-    let latency = watch.latency()?;
+    let latency = watch.latency();
+    let (deliveries, responses) = (watch.deliveries.load(Relaxed), watch.responses.load(Relaxed));
     // Those that did not read have lost nothing.
     for lazy in lazy_ones {
         lazy.follow(&watch).await?;
     }
-    let deliveries = watch.deliveries.load(Relaxed);
     Ok(Run {
         latency,
         deliveries,
+        responses,
         rss_without,
         rss_idle,
         rss_peak,
@@ -277,38 +276,24 @@ async fn measure(cluster: &Cluster, crowd: &Crowd, daemon: &mut Daemon) -> Resul
     })
 }
 
-async fn connect(address: &str, connections: usize) -> Result<Vec<Connection>, LabError> {
-    // HTTP/2's own default for a stream; the connection's window has room for all its streams.
-    let windows = Windows { stream: 64 * 1024 - 1, connection: 64 * 1024 * 1024, frame: 16 * 1024 };
-    let mut open = Vec::new();
-    for _ in 0..connections {
-        open.push(Connection::open(address, windows).await?);
-    }
-    Ok(open)
-}
-
 type Task = tokio::task::JoinHandle<()>;
 
-/// Opens all calls and lets each go on in a task of its own.
-async fn follow(connections: &[Connection], crowd: &Crowd, watch: &Arc<Watch>) -> Result<Vec<Task>, LabError> {
-    let mut tasks = Vec::with_capacity(crowd.subscribers);
-    let numbers: Vec<usize> = (0..crowd.subscribers).collect();
-    for some in numbers.chunks(OPENING_MAX) {
-        let opening = some.iter().map(|&number| async move {
-            let wanted = if crowd.filtered { Wanted::of(number) } else { Wanted::everything() };
-            let connection = connections.get(number % connections.len().max(1));
-            let connection = connection.ok_or_else(|| LabError::Failed("--connections must be at least 1".into()))?;
-            Follower::begin(connection, wanted, number, watch).await
-        });
-        for follower in futures_util::future::try_join_all(opening).await? {
-            let watch = Arc::clone(watch);
-            tasks.push(tokio::spawn(async move {
-                match follower.follow(&watch).await {
-                    Ok(()) => drop(watch.done.fetch_add(1, AcqRel)),
-                    Err(problem) => *watch.problem.lock() = Some(problem),
-                }
-            }));
-        }
+/// Opens all calls and lets each connection go on in a task of its own.
+async fn follow(address: &str, crowd: &Crowd, watch: &Arc<Watch>) -> Result<Vec<Task>, LabError> {
+    if crowd.connections == 0 {
+        return Err(LabError::Failed("--connections must be at least 1".into()));
+    }
+    let mut tasks = Vec::with_capacity(crowd.connections);
+    for connection in 0..crowd.connections {
+        let numbers = (connection..crowd.subscribers).step_by(crowd.connections);
+        let wanted = |number| if crowd.filtered { Wanted::of(number) } else { Wanted::everything() };
+        let line = Line::open(address, numbers.map(|number| (number, wanted(number))), watch).await?;
+        let watch = Arc::clone(watch);
+        tasks.push(tokio::spawn(async move {
+            if let Err(problem) = line.follow(&watch).await {
+                *watch.problem.lock() = Some(problem);
+            }
+        }));
     }
     Ok(tasks)
 }
@@ -327,10 +312,11 @@ impl Run {
 
 fn row(run: &Run, crowd: &Crowd) -> String {
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    let deliveries = run.deliveries as f64;
+    let (deliveries, responses) = (run.deliveries as f64, run.responses as f64);
     format!(
-        "| {:.0} k | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} |",
+        "| {:.0} k | {:.0} k | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} |",
         deliveries / run.seconds / 1e3,
+        responses / run.seconds / 1e3,
         run.latency_ms(0.5),
         run.latency_ms(0.99),
         run.latency_ms(1.0),

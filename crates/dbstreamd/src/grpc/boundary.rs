@@ -60,6 +60,11 @@ impl Boundary {
         Ok(())
     }
 
+    /// Whether there is nothing that the client must be told.
+    pub(super) fn is_told(&self) -> bool {
+        self.untold.is_empty()
+    }
+
     /// What the client must be told before anything else.
     pub(super) fn response(&mut self) -> Option<Response> {
         self.untold.pop_front().map(|record| Response::EpochStarted(contract(&record)))

@@ -8,6 +8,7 @@ use dbstreamd_source::postgres::setup::{TablePattern, TablePatternError};
 use tonic::{Request, Response, Status};
 
 use super::generated::control_server::Control;
+use super::preface::Peer;
 use super::status::from_log;
 use crate::control::lifecycle::{self, Asker, LifecycleError};
 use crate::control::tuning::{Change, Current, Origin, TuneError, Tuning};
@@ -163,7 +164,11 @@ impl ControlService {
 
 /// Who asks: as the request says, else by where it comes from.
 fn asker<T>(request: &Request<T>, by: &str, why: &str) -> Asker {
-    let otherwise = request.remote_addr().map_or_else(|| "an unnamed client".to_owned(), |peer| peer.to_string());
+    let otherwise = request
+        .extensions()
+        .get::<Peer>()
+        .and_then(|peer| peer.address)
+        .map_or_else(|| "an unnamed client".to_owned(), |peer| peer.to_string());
     Asker::new(by, why, &otherwise)
 }
 

@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{AcqRel, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -19,6 +19,8 @@ pub(super) struct Dozing<T> {
     bell: Arc<Bell>,
     /// Rings the bell.
     waker: Waker,
+    /// The one that waits for the bell since it rang last.
+    waiter: Option<Waker>,
 }
 
 struct Bell {
@@ -41,7 +43,7 @@ impl<T: Unpin> Dozing<T> {
     /// It is polled once in any case.
     pub(super) fn new(inner: T) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), waiter: AtomicWaker::new() });
-        Self { inner, waker: Waker::from(Arc::clone(&bell)), bell }
+        Self { inner, waker: Waker::from(Arc::clone(&bell)), bell, waiter: None }
     }
 
     fn poll_with<R>(
@@ -49,8 +51,14 @@ impl<T: Unpin> Dozing<T> {
         context: &mut Context<'_>,
         poll: impl FnOnce(&mut T, &mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
+        if self.waiter.as_ref().is_some_and(|waiter| waiter.will_wake(context.waker())) && !self.bell.rung.load(Acquire)
+        {
+            // It has not rung since that one was enlisted, who is enlisted still.
+            return Poll::Pending;
+        }
         // Enlisted before looking, so that no ring between the two is missed.
         self.bell.waiter.register(context.waker());
+        self.waiter = Some(context.waker().clone());
         if !self.bell.rung.swap(false, AcqRel) {
             return Poll::Pending;
         }
@@ -73,7 +81,12 @@ impl<F: Future + Unpin> Dozing<F> {
 impl<S: Stream + Unpin> Dozing<S> {
     /// The stream's next item. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<S::Item> {
-        std::future::poll_fn(|context| self.poll_with(context, StreamExt::poll_next_unpin)).await
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`next`](Self::next).
+    pub(super) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        self.poll_with(context, StreamExt::poll_next_unpin)
     }
 }
 

@@ -12,6 +12,7 @@ use dbstreamd_model::{Epoch, Offset, SchemaId, StreamId};
 use tonic::Status;
 
 use super::boundary::Boundary;
+use super::company::Standing;
 use super::encode::typed::Decoders;
 use super::encode::{self, RunBuilder};
 use super::status::from_log;
@@ -182,6 +183,26 @@ impl Feed {
     /// The last event that was delivered, and the last that was looked at.
     pub(super) const fn reached(&self) -> (Offset, Offset) {
         (self.delivered, self.considered)
+    }
+
+    /// How it stands, if nothing is left to be done but to pass on all that comes.
+    pub(super) fn follows(&self) -> Option<Standing> {
+        let passes_on = self.filter.takes_all() && self.typed.is_none() && self.credit.is_none();
+        let at_rest = self.end_reported && self.considered == self.reported && !self.reader.holds_read_ahead();
+        (passes_on && at_rest && self.boundary.is_told() && self.at_end()).then(|| Standing {
+            next: self.considered.next(),
+            epoch: self.boundary.epoch(),
+            known: self.known.iter().copied().collect(),
+            begun_at: self.begun_at,
+        })
+    }
+
+    /// Goes on behind `offset`: all before it was passed on.
+    pub(super) fn passed_on(&mut self, offset: Offset) {
+        self.reader.skip_to(offset.next());
+        self.considered = self.considered.max(offset);
+        self.delivered = self.considered;
+        self.reported = self.considered;
     }
 
     /// A progress response.

@@ -4,10 +4,12 @@
 
 mod acks;
 mod boundary;
+mod company;
 mod control;
 pub(crate) mod details;
 mod dozing;
 pub(crate) mod encode;
+mod express;
 mod feed;
 pub(crate) mod gather;
 mod health;
@@ -35,7 +37,9 @@ use crate::delivery::DeliveryBudget;
 use crate::directory::{ConsumerSnapshot, Directory, StreamSnapshot};
 use crate::filter::Filter;
 use crate::{parking, proto, schemas};
+use express::Express;
 use outbox::Responses;
+use preface::Peer;
 use status::from_log;
 
 /// The server half of the contract, whose `Subscribe` answers with [`wire::WireResponse`].
@@ -88,7 +92,7 @@ pub(crate) async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_header_list_size(16 * 1024)
-        .add_service(streams)
+        .add_service(Express(streams))
         .add_service(control)
         .add_service(health)
         .add_service(reflection)
@@ -123,15 +127,20 @@ impl Streams for Service {
                 self.limits.subscribers_max
             )));
         };
+        let companies = request.extensions().get::<Peer>().map(|peer| peer.companies.clone()).unwrap_or_default();
         let (outbox, responses) = outbox::outbox(self.budget.clone(), self.directory.visible_to_sent.clone());
         // Answer at once: some clients send their start only after they have seen the response's headers.
-        let subscription =
-            subscribe::serve(Arc::clone(&self.directory), request.into_inner(), outbox, self.shutdown.clone());
+        let directory = Arc::clone(&self.directory);
+        let shutdown = self.shutdown.clone();
+        let subscription = subscribe::serve(directory, request.into_inner(), outbox, companies, shutdown);
         tokio::spawn(async move {
             subscription.await;
             drop(seat);
         });
-        Ok(Response::new(responses))
+        let lane = responses.lane();
+        let mut response = Response::new(responses);
+        response.extensions_mut().insert(lane);
+        Ok(response)
     }
 
     async fn commit_offset(

@@ -12,8 +12,12 @@ use std::time::Instant;
 use dbstreamd_log::LatencyHistogram;
 use futures_util::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 
+use super::company::Follower;
+use super::dozing::Dozing;
+use super::express::Lane;
 use super::wire::{Response, WireResponse};
 use crate::delivery::{BATCH_BYTES, DeliveryBudget, FLOOR_BYTES, Share};
 
@@ -23,19 +27,26 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// A response costs at least this, so that small ones are bounded in number too.
 const RESPONSE_BYTES_MIN: usize = 512;
 
-/// A response, its room, and since when its events have been visible, if that is to be timed.
-type Item = Result<(WireResponse, Room, Option<Instant>), Status>;
+/// What a subscription hands to its connection.
+enum Item {
+    /// A response, its room, and since when its events have been visible, if that is to be timed.
+    Response(WireResponse, Room, Option<Instant>),
+    /// From here on the connection takes the newest events by itself, until it gives that back.
+    Follow(Box<Follower>),
+}
 
 /// The producing end.
 pub(super) struct Outbox {
     room: Arc<Semaphore>,
     budget: DeliveryBudget,
-    queue: mpsc::UnboundedSender<Item>,
+    queue: mpsc::UnboundedSender<Result<Item, Status>>,
 }
 
 /// The end that the connection polls.
 pub(crate) struct Responses {
-    queue: mpsc::UnboundedReceiver<Item>,
+    queue: Dozing<UnboundedReceiverStream<Result<Item, Status>>>,
+    /// For who gets the newest events without a subscription in between.
+    lane: Lane,
     visible_to_sent: LatencyHistogram,
     /// Of the response that the connection took last and may still be sending: it comes for the next one only when its
     /// client has made room.
@@ -54,7 +65,9 @@ pub(super) struct Room {
 pub(super) fn outbox(budget: DeliveryBudget, visible_to_sent: LatencyHistogram) -> (Outbox, Responses) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(BYTES_MAX));
-    (Outbox { room, budget, queue: sender }, Responses { queue: receiver, visible_to_sent, sending: None })
+    let queue = Dozing::new(UnboundedReceiverStream::new(receiver));
+    let lane = Lane::new(visible_to_sent.clone());
+    (Outbox { room, budget, queue: sender }, Responses { queue, lane, visible_to_sent, sending: None })
 }
 
 impl Room {
@@ -95,7 +108,14 @@ impl Outbox {
     /// is seen by [`closed`](Self::closed).
     pub(super) fn send(&self, response: Response, mut room: Room, visible_at: Option<Instant>) {
         room.shrink_to(size(&response));
-        let _ = self.queue.send(Ok((response.into(), room, visible_at)));
+        let _ = self.queue.send(Ok(Item::Response(response.into(), room, visible_at)));
+    }
+
+    /// Lets the connection take the newest events by itself, behind everything that was sent before. One piece of them at a time is on
+    /// its way, no larger than what everybody gets, so they need no room.
+    pub(super) fn follow(&self, follower: Follower) {
+        // As above.
+        let _ = self.queue.send(Ok(Item::Follow(Box::new(follower))));
     }
 
     /// Ends the response stream with a status.
@@ -125,17 +145,34 @@ impl Stream for Responses {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Whoever asks for more has sent what it took before, but for what is under HTTP/2's and the kernel's own limits.
         self.sending = None;
-        self.queue.poll_recv(context).map(|item| {
-            item.map(|item| {
-                item.map(|(response, room, visible_at)| {
-                    if let Some(visible_at) = visible_at {
-                        self.visible_to_sent.observe(visible_at.elapsed());
-                    }
+        loop {
+            let item = match self.queue.poll_next(context) {
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Ready(Some(item)) => item?,
+                Poll::Pending => return Poll::Pending,
+            };
+            match item {
+                Item::Response(response, room, visible_at) => {
+                    self.time(visible_at);
                     self.sending = Some(room);
-                    response
-                })
-            })
-        })
+                    return Poll::Ready(Some(Ok(response)));
+                }
+                Item::Follow(follower) => self.lane.put(follower),
+            }
+        }
+    }
+}
+
+impl Responses {
+    /// The way by the codec, for the response that has these.
+    pub(super) fn lane(&self) -> Lane {
+        self.lane.clone()
+    }
+
+    fn time(&self, visible_at: Option<Instant>) {
+        if let Some(visible_at) = visible_at {
+            self.visible_to_sent.observe(visible_at.elapsed());
+        }
     }
 }
 

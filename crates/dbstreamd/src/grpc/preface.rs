@@ -4,6 +4,7 @@
 //! request or a silent connection costs one small task and never reaches the server.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,8 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
 
+use super::company::Companies;
 use super::gather::Gather;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113, section 3.4).
@@ -30,9 +32,17 @@ const ACCEPT_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// A connection that has said it speaks HTTP/2.
 pub(super) struct Connection {
     stream: Gather<TcpStream>,
+    companies: Companies,
     /// How much of the preface the server has been given back.
     replayed: usize,
     _seat: OwnedSemaphorePermit,
+}
+
+/// What a call knows of its connection.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) address: Option<SocketAddr>,
+    pub(super) companies: Companies,
 }
 
 /// Accepts connections until shutdown.
@@ -103,14 +113,14 @@ async fn greet(mut stream: TcpStream, seat: OwnedSemaphorePermit) -> Option<Conn
     }
     // Small responses at the tail must not wait for an acknowledgement of the last packet.
     stream.set_nodelay(true).ok()?;
-    Some(Connection { stream: Gather::new(stream), replayed: 0, _seat: seat })
+    Some(Connection { stream: Gather::new(stream), companies: Companies::default(), replayed: 0, _seat: seat })
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.socket().connect_info()
+    fn connect_info(&self) -> Peer {
+        Peer { address: self.stream.socket().peer_addr().ok(), companies: self.companies.clone() }
     }
 }
 

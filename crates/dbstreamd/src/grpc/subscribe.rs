@@ -11,13 +11,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dbstreamd_log::{Attendance, Beginning, ChunkSlice, ConsumerState, Durable, Log, LogError, SnapshotReason};
+use dbstreamd_log::{
+    Attendance, Beginning, CROWD_MIN, ChunkSlice, ConsumerState, Durable, Log, LogError, SnapshotReason, Tail,
+};
 use dbstreamd_model::{ConsumerName, Offset, StreamId};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::acks::Acks;
 use super::boundary::Boundary;
+use super::company::Companies;
 use super::details;
 use super::dozing::Dozing;
 use super::feed::{Feed, Halt};
@@ -68,6 +72,8 @@ enum Happening {
     HeldLong,
     /// Time to say how far we are.
     ProgressDue,
+    /// The connection has passed on all it can by itself, up to this offset; none when it is gone.
+    PassedOn(Option<Offset>),
 }
 
 /// Serves one `Subscribe` call to its end.
@@ -75,10 +81,11 @@ pub(super) async fn serve(
     directory: Arc<Directory>,
     mut requests: Streaming<proto::SubscribeRequest>,
     outbox: Outbox,
+    companies: Companies,
     shutdown: CancellationToken,
 ) {
     let begun = tokio::select! {
-        begun = Subscription::begin(&directory, &mut requests) => begun,
+        begun = Subscription::begin(&directory, companies, &mut requests) => begun,
         () = outbox.closed() => return,
         () = shutdown.cancelled() => Err(shutting_down()),
     };
@@ -102,6 +109,9 @@ fn shutting_down() -> Status {
 
 struct Subscription {
     directory: Arc<Directory>,
+    /// Those of the same connection.
+    companies: Companies,
+    tail: Tail,
     plan: Plan,
     seat: Option<Seat>,
     feed: Feed,
@@ -115,6 +125,7 @@ struct Subscription {
 impl Subscription {
     async fn begin(
         directory: &Arc<Directory>,
+        companies: Companies,
         requests: &mut Streaming<proto::SubscribeRequest>,
     ) -> Result<Self, Status> {
         let first = tokio::time::timeout(START_WAIT_MAX, requests.message()).await.map_err(|_| {
@@ -140,9 +151,12 @@ impl Subscription {
             Some(consumer) => introduce(&log, stream, consumer, begun_behind, plan.beginning()).await?,
             None => (None, None),
         };
+        let tail = log.tail(stream).map_err(|error| from_log(&error))?;
         let acks = Acks::new(log, stream, plan.consumer.clone(), has);
         Ok(Self {
             directory: Arc::clone(directory),
+            companies,
+            tail,
             plan,
             seat,
             feed,
@@ -176,10 +190,15 @@ impl Subscription {
         let mut held_from = progress_from;
         // It has let go, and reads again when there is room.
         let mut parked = false;
+        // The connection takes the newest events by itself.
+        let mut lent = None;
         loop {
             let may_send = waiting.is_some() || self.feed.has_events();
-            let may_read = !may_send && !parked && self.feed.wants_data();
-            let progress_due = !may_send && self.feed.progress_due();
+            if lent.is_none() && !may_send && !parked {
+                lent = self.lend(outbox);
+            }
+            let may_read = !may_send && !parked && lent.is_none() && self.feed.wants_data();
+            let progress_due = !may_send && lent.is_none() && self.feed.progress_due();
             if waiting.is_none() && self.half_closed && self.feed.credit_spent() {
                 return Ok(());
             }
@@ -192,6 +211,7 @@ impl Subscription {
                 room = outbox.room(), if may_send || parked => Happening::Room(room),
                 () = tokio::time::sleep_until(held_from + HOLD_MAX), if holds => Happening::HeldLong,
                 () = tokio::time::sleep_until(progress_from), if progress_due => Happening::ProgressDue,
+                passed_on = returned(&mut lent), if lent.is_some() => Happening::PassedOn(passed_on),
                 read = self.feed.read(), if may_read => Happening::Read(read),
             };
             match happening {
@@ -235,7 +255,11 @@ impl Subscription {
                     self.feed.let_go();
                     parked = true;
                 }
-                Happening::Room(None) => return Ok(()),
+                Happening::Room(None) | Happening::PassedOn(None) => return Ok(()),
+                Happening::PassedOn(Some(offset)) => {
+                    lent = None;
+                    self.feed.passed_on(offset);
+                }
                 Happening::ProgressDue => {
                     self.skip()?;
                     waiting = Some(self.feed.progress()?);
@@ -243,6 +267,17 @@ impl Subscription {
                 }
             }
         }
+    }
+
+    /// Lets the connection pass on what comes, when a crowd follows the stream and this subscription does nothing else.
+    fn lend(&self, outbox: &Outbox) -> Option<oneshot::Receiver<Offset>> {
+        if self.tail.followers() < CROWD_MIN {
+            return None;
+        }
+        let standing = self.feed.follows()?;
+        let (follower, returned) = self.companies.join(self.plan.entry.id, &self.tail, standing);
+        outbox.follow(follower);
+        Some(returned)
     }
 
     /// What the filter drops need not be acknowledged.
@@ -275,6 +310,14 @@ impl Subscription {
     fn replaced(&self) -> Status {
         let name = self.plan.consumer.as_ref().map_or("", |name| name.as_str());
         Status::aborted(format!("consumer {name:?} was subscribed again elsewhere, and that subscription goes on"))
+    }
+}
+
+/// Waits for what was lent. Cancel-safe.
+async fn returned(lent: &mut Option<oneshot::Receiver<Offset>>) -> Option<Offset> {
+    match lent {
+        Some(returned) => returned.await.ok(),
+        None => std::future::pending().await,
     }
 }
 

@@ -6,8 +6,9 @@
 
 use std::marker::PhantomData;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
+use prost::encoding::{encode_varint, encoded_len_varint};
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
@@ -19,6 +20,11 @@ const REQUEST_BUFFER_BYTES: usize = 256;
 const RESPONSE_BUFFER_BYTES: usize = 1024;
 /// Responses that are ready together become one piece of up to about this size. Tonic's default.
 const RESPONSE_PIECE_BYTES: usize = 32 * 1024;
+
+/// The first byte of a gRPC message as it is.
+const NOT_COMPRESSED: u8 = 0;
+/// The key of the response's events: field number 3, length-delimited.
+const EVENTS: u8 = 3 << 3 | 2;
 
 /// Protobuf messages, with small buffers.
 pub(crate) struct LeanCodec<T, U>(PhantomData<(T, U)>);
@@ -42,6 +48,16 @@ impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> Codec f
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<T, U>::raw_decoder(BufferSettings::new(REQUEST_BUFFER_BYTES, RESPONSE_PIECE_BYTES))
     }
+}
+
+/// Puts what comes before encoded events of so many bytes for a whole gRPC message: its own head, and the response's field.
+pub(super) fn events_head(bytes: usize, into: &mut BytesMut) {
+    let field = 1 + encoded_len_varint(bytes as u64) + bytes;
+    into.put_u8(NOT_COMPRESSED);
+    // More than a message may have is not put together here.
+    into.put_u32(u32::try_from(field).unwrap_or(u32::MAX));
+    into.put_u8(EVENTS);
+    encode_varint(bytes as u64, into);
 }
 
 /// Wire-compatible with `dbstreamd.v1.SubscribeResponse`.
@@ -78,5 +94,23 @@ pub(crate) enum Response {
 impl From<Response> for WireResponse {
     fn from(response: Response) -> Self {
         Self { response: Some(response) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_behind_their_head_are_the_message_that_the_codec_makes() {
+        for bytes in [0, 1, 127, 128, 16_383, 16_384, 300_000] {
+            let events = Bytes::from(vec![7; bytes]);
+            let mut whole = BytesMut::new();
+            events_head(bytes, &mut whole);
+            whole.extend_from_slice(&events);
+            let message = WireResponse::from(Response::Events(events)).encode_to_vec();
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            assert_eq!(whole, [&[0], &length[..], &message].concat());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Reading: where to start, and how a reader follows the log at its own pace.
 //!
 //! `disk` reads chunks out of partitions, `lent` shares them among readers of the same, `seek` finds where to start, `reader` is
-//! one consumer's cursor, `cursor` walks over stored units. All of them see what is visible and nothing else.
+//! one consumer's cursor, `tail` what a crowd gets in one piece, `cursor` walks over stored units. All of them see what is visible and nothing else.
 
 mod cursor;
 mod disk;
@@ -9,6 +9,7 @@ mod lent;
 mod reader;
 mod restore;
 mod seek;
+mod tail;
 
 use dbstreamd_model::{Lsn, Offset, Timestamp};
 
@@ -19,6 +20,8 @@ pub use reader::{READ_AHEAD_BYTES_MAX, Reader};
 pub use restore::SchemaCandidate;
 pub(crate) use restore::identify;
 pub(crate) use seek::start_offset;
+pub(crate) use tail::Pieces;
+pub use tail::{PieceForm, Tail, TailMoves, TailPiece};
 
 /// Where a reader starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 
 /// What a wake-up and the response behind it cost, with some room: so many of them fit into a beat.
 const PER_FOLLOWER: Duration = Duration::from_micros(4);
-/// A shorter beat than this is none: up to 250 followers are woken by every commit.
-const BEAT_MIN: Duration = Duration::from_millis(1);
+/// So many followers are woken once in a beat, fewer by every commit: what is shorter than a millisecond is no beat.
+pub const CROWD_MIN: usize = 251;
 /// Nobody waits longer.
 const BEAT_MAX: Duration = Duration::from_millis(50);
 
@@ -24,10 +24,10 @@ pub(super) struct Crowd {
 impl Crowd {
     /// Until when so many are not woken again; none when they may be woken now.
     pub(super) fn rests_until(&self, followers: usize, now: Instant) -> Option<Instant> {
-        let beat = PER_FOLLOWER.saturating_mul(u32::try_from(followers).unwrap_or(u32::MAX)).min(BEAT_MAX);
-        if beat <= BEAT_MIN {
+        if followers < CROWD_MIN {
             return None;
         }
+        let beat = PER_FOLLOWER.saturating_mul(u32::try_from(followers).unwrap_or(u32::MAX)).min(BEAT_MAX);
         let until = (*self.woken_at.lock())?.checked_add(beat)?;
         (until > now).then_some(until)
     }

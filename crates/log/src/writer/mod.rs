@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 use dbstreamd_model::{Notice, Severity, StreamId};
 
 pub(crate) use control::delete_tail;
+pub use crowd::CROWD_MIN;
 pub use partitions::retention_classes;
 pub use published::Durable;
 pub(crate) use published::Published;

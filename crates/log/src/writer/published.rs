@@ -73,6 +73,11 @@ impl Published {
         self.watermarks.subscribe()
     }
 
+    /// How many watch.
+    pub(crate) fn followers(&self) -> usize {
+        self.watermarks.receiver_count()
+    }
+
     pub(crate) fn watch_confirmed(&self) -> watch::Receiver<Durable<Lsn>> {
         self.confirmed.subscribe()
     }

@@ -1,0 +1,225 @@
+//! Those who follow the same stream over the same connection, when a crowd does.
+//!
+//! ```text
+//!   log writer ──once in a beat──▶ conductor ──▶ every follower's response stream ──▶ connection, one write
+//! ```
+//! A follower that has nothing else to do than to pass on the newest events lends its place to its response stream, which
+//! the connection polls: no task and no queue is between the log and the connection then. All of a company are woken by one task,
+//! one after the other, so that they find their connection's state in the processor's cache and their frames leave together. Each gets
+//! the piece of bytes that the log made for all who stand where it stands, and then rests until the next beat.
+//!
+//! Whatever is not that simple (a new schema or epoch, large or old events, no crowd any more) a follower leaves to its
+//! subscription: it gives its position back.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use dbstreamd_log::{CROWD_MIN, PieceForm, Tail, TailMoves, TailPiece};
+use dbstreamd_model::{Epoch, Offset, SchemaId, StreamId};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::{encode, wire};
+use crate::delivery::FLOOR_BYTES;
+
+/// Half a crowd is left to itself: so nobody goes to and fro when there are about as many as make a crowd.
+const DISSOLVES_BELOW: usize = CROWD_MIN / 2;
+
+/// A piece is a gRPC message, ready for the wire, and no larger than what everybody gets in any case.
+const FORM: PieceForm = PieceForm { encode: encode::chunk, head: wire::events_head, bytes_max: FLOOR_BYTES };
+
+/// One connection's companies, one for each stream.
+#[derive(Clone, Default)]
+pub(crate) struct Companies(Arc<Mutex<Vec<Arc<Company>>>>);
+
+/// Those of one connection that follow one stream.
+struct Company {
+    stream: StreamId,
+    tail: Tail,
+    /// Its members may deliver so far; [`DISSOLVED`] when they must go.
+    through: AtomicU64,
+    members: Mutex<Members>,
+    /// The last one has left.
+    left: Notify,
+}
+
+/// No offset: the company is no more.
+const DISSOLVED: u64 = u64::MAX;
+
+#[derive(Default)]
+struct Members {
+    /// By place; none for a place that is free, or whose member has not been polled.
+    wakers: Vec<Option<Waker>>,
+    free: Vec<usize>,
+}
+
+/// A follower's place in the stream, lent to its response stream.
+pub(super) struct Follower {
+    company: Arc<Company>,
+    place: usize,
+    /// The one that the company has.
+    waker: Option<Waker>,
+    next: Offset,
+    epoch: Epoch,
+    /// Schema versions the client has.
+    known: Vec<SchemaId>,
+    begun_at: Instant,
+    back: Option<oneshot::Sender<Offset>>,
+}
+
+/// What a follower must know of its subscription.
+pub(super) struct Standing {
+    /// The next event to deliver.
+    pub(super) next: Offset,
+    /// The epoch of what was delivered.
+    pub(super) epoch: Epoch,
+    /// Schema versions the client has.
+    pub(super) known: Vec<SchemaId>,
+    /// What became visible before that is not timed.
+    pub(super) begun_at: Instant,
+}
+
+impl Companies {
+    /// Joins those who follow `stream`. The offset behind which to go on comes back when the follower can do no more; nothing
+    /// when its response stream is gone.
+    pub(super) fn join(
+        &self,
+        stream: StreamId,
+        tail: &Tail,
+        standing: Standing,
+    ) -> (Follower, oneshot::Receiver<Offset>) {
+        let mut all = self.0.lock();
+        all.retain(|company| !company.is_dissolved());
+        let company = match all.iter().find(|company| company.stream == stream) {
+            Some(company) => Arc::clone(company),
+            None => {
+                let (tail, moves) = (tail.clone(), tail.moves());
+                let company = Arc::new(Company {
+                    stream,
+                    tail,
+                    through: AtomicU64::new(0),
+                    members: Mutex::default(),
+                    left: Notify::new(),
+                });
+                tokio::spawn(conduct(Arc::clone(&company), moves));
+                all.push(Arc::clone(&company));
+                company
+            }
+        };
+        let place = company.members.lock().enter();
+        drop(all);
+        let (back, returned) = oneshot::channel();
+        let Standing { next, epoch, known, begun_at } = standing;
+        (Follower { company, place, waker: None, next, epoch, known, begun_at, back: Some(back) }, returned)
+    }
+}
+
+/// Tells a company how far it may deliver, beat by beat, until nobody is left or it is a crowd's no more.
+async fn conduct(company: Arc<Company>, mut moves: TailMoves) {
+    loop {
+        if company.tail.followers() < DISSOLVES_BELOW {
+            return company.dissolve();
+        }
+        company.ring(moves.visible().0);
+        tokio::select! {
+            moved = moves.moved() => if moved.is_err() {
+                return company.dissolve();
+            },
+            () = company.left.notified() => if company.members.lock().is_empty() {
+                // Who enters meanwhile finds it dissolved, and comes back.
+                return company.dissolve();
+            },
+        }
+    }
+}
+
+impl Company {
+    fn is_dissolved(&self) -> bool {
+        self.through.load(Acquire) == DISSOLVED
+    }
+
+    fn dissolve(&self) {
+        self.ring(DISSOLVED);
+    }
+
+    /// Wakes everybody, for what is visible through `through`.
+    fn ring(&self, through: u64) {
+        self.through.fetch_max(through, AcqRel);
+        self.members.lock().wakers.iter().flatten().for_each(Waker::wake_by_ref);
+    }
+}
+
+impl Members {
+    fn enter(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.wakers.push(None);
+            self.wakers.len() - 1
+        })
+    }
+
+    fn leave(&mut self, place: usize) -> Option<Waker> {
+        self.free.push(place);
+        self.wakers.get_mut(place).and_then(Option::take)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.free.len() == self.wakers.len()
+    }
+}
+
+impl Follower {
+    /// The next piece; none when the subscription must go on by itself, to which it then gives its place back.
+    pub(super) fn poll_piece(&mut self, context: &Context<'_>) -> Poll<Option<Arc<TailPiece>>> {
+        if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+            self.waker = Some(context.waker().clone());
+            if let Some(own) = self.company.members.lock().wakers.get_mut(self.place) {
+                own.clone_from(&self.waker);
+            }
+        }
+        // After enlisting: a ring between the two is not missed.
+        let through = self.company.through.load(Acquire);
+        if through != DISSOLVED && self.next.0 > through {
+            return Poll::Pending;
+        }
+        let piece = if through == DISSOLVED { None } else { self.take(Offset(through)) };
+        if piece.is_none()
+            && let Some(back) = self.back.take()
+        {
+            // A subscription that has ended needs it no more.
+            let _ = back.send(self.next.previous());
+        }
+        Poll::Ready(piece)
+    }
+
+    fn take(&mut self, through: Offset) -> Option<Arc<TailPiece>> {
+        let piece = self.company.tail.piece(self.next, through, FORM)?;
+        let goes = piece.epoch() == self.epoch && piece.schemas().iter().all(|id| self.known.contains(id));
+        if !goes {
+            return None;
+        }
+        self.next = piece.last_offset().next();
+        Some(piece)
+    }
+
+    /// Since when a piece's events have been visible, if they became so during this subscription.
+    pub(super) fn visible_at(&self, piece: &TailPiece) -> Option<Instant> {
+        piece.visible_at().filter(|at| *at >= self.begun_at)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut members = self.company.members.lock();
+        let waker = members.leave(self.place);
+        let last = members.is_empty();
+        drop(members);
+        // Not under the lock: it may be all that is left of its task.
+        drop(waker);
+        if last {
+            self.company.left.notify_one();
+        }
+    }
+}
