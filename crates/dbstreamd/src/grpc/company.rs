@@ -223,3 +223,102 @@ impl Drop for Follower {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::task::Wake;
+
+    use dbstreamd_log::{Appender, Log, LogOptions, Pump, StartAt, UnitHead};
+    use dbstreamd_model::{Lsn, Op, Timestamp};
+    use prost::Message as _;
+
+    use super::*;
+    use crate::proto::SubscribeResponse;
+    use crate::proto::subscribe_response::Response;
+
+    /// Counts.
+    struct Calls(AtomicUsize, Notify);
+
+    impl Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+            self.1.notify_one();
+        }
+    }
+
+    fn append(appender: &mut Appender, number: u64) {
+        appender.begin_unit(UnitHead { commit_lsn: Lsn(100 * number), commit_time: Timestamp(1), xid: 7 });
+        appender.append(Op::Message, None, b"\x01audit\0\0\0\0\x02hi");
+        appender.end_unit(Lsn(100 * number + 50));
+        appender.pump(Pump::Now).unwrap();
+    }
+
+    fn standing(next: u64) -> Standing {
+        Standing { next: Offset(next), epoch: Epoch::FIRST, known: Vec::new(), begun_at: Instant::now() }
+    }
+
+    fn offsets(piece: &TailPiece) -> Vec<u64> {
+        // Behind the five bytes of gRPC's own.
+        let response = SubscribeResponse::decode(piece.bytes().get(5..).unwrap()).unwrap().response;
+        let Some(Response::Events(batch)) = response else { panic!("no events") };
+        batch.events.iter().map(|event| event.offset).collect()
+    }
+
+    #[tokio::test]
+    async fn who_stands_together_gets_one_piece_and_rests_and_without_a_crowd_all_give_their_places_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
+        let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+        let mut appender = log.appender(stream).unwrap();
+        appender.begin_session().await.unwrap();
+        let crowd: Vec<_> = (0..CROWD_MIN).map(|_| log.reader(stream, StartAt::Latest).unwrap()).collect();
+
+        let calls = Arc::new(Calls(AtomicUsize::new(0), Notify::new()));
+        let waker = Waker::from(Arc::clone(&calls));
+        let context = Context::from_waker(&waker);
+        let companies = Companies::default();
+        let tail = log.tail(stream).unwrap();
+        let (mut one, one_back) = companies.join(stream, &tail, standing(1));
+        let (mut other, other_back) = companies.join(stream, &tail, standing(1));
+        assert!(Arc::ptr_eq(&one.company, &other.company));
+        assert!(one.poll_piece(&context).is_pending() && other.poll_piece(&context).is_pending());
+
+        append(&mut appender, 1);
+        let piece = loop {
+            calls.1.notified().await;
+            if let Poll::Ready(piece) = one.poll_piece(&context) {
+                break piece.unwrap();
+            }
+        };
+        assert_eq!(offsets(&piece), [1]);
+        let Poll::Ready(Some(same)) = other.poll_piece(&context) else { panic!("nothing for the other") };
+        assert!(Arc::ptr_eq(&piece, &same));
+        assert!(one.poll_piece(&context).is_pending(), "it has all there is");
+
+        let (mut late, late_back) = companies.join(stream, &tail, standing(1));
+        let Poll::Ready(Some(for_late)) = late.poll_piece(&context) else { panic!("nothing for who comes late") };
+        assert!(Arc::ptr_eq(&piece, &for_late));
+        late.epoch = Epoch(2);
+        late.next = Offset(1);
+        assert!(matches!(late.poll_piece(&context), Poll::Ready(None)), "another epoch is its subscription's business");
+        assert_eq!(late_back.await, Ok(Offset(0)));
+
+        drop(crowd);
+        append(&mut appender, 2);
+        let given_back = async {
+            loop {
+                match one.poll_piece(&context) {
+                    Poll::Ready(None) => break,
+                    Poll::Ready(Some(piece)) => assert_eq!(offsets(&piece), [2]),
+                    Poll::Pending => calls.1.notified().await,
+                }
+            }
+        };
+        given_back.await;
+        assert_eq!(one_back.await.unwrap(), one.next.previous());
+        drop(other);
+        assert!(other_back.await.is_err(), "who is gone gives nothing back");
+    }
+}

@@ -23,7 +23,8 @@ pub(super) struct Dozing<T> {
     waiter: Option<Waker>,
 }
 
-struct Bell {
+/// Tells whether there is anything to be polled for.
+pub(super) struct Bell {
     rung: AtomicBool,
     waiter: AtomicWaker,
 }
@@ -39,7 +40,19 @@ impl Wake for Bell {
     }
 }
 
+impl Bell {
+    /// Whether it has not rung since it was last listened to.
+    pub(super) fn is_silent(&self) -> bool {
+        !self.rung.load(Acquire)
+    }
+}
+
 impl<T: Unpin> Dozing<T> {
+    /// For who asks before polling what this is deep inside of. Silent, it wakes whoever polled last.
+    pub(super) fn bell(&self) -> Arc<Bell> {
+        Arc::clone(&self.bell)
+    }
+
     /// It is polled once in any case.
     pub(super) fn new(inner: T) -> Self {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), waiter: AtomicWaker::new() });

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use dbstreamd_log::LatencyHistogram;
@@ -19,6 +19,7 @@ use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 
 use super::company::Follower;
+use super::dozing::Bell;
 
 type Request = http::Request<Body>;
 type Response = http::Response<Body>;
@@ -31,6 +32,8 @@ pub(super) struct Express<S>(pub(super) S);
 /// it as an extension.
 #[derive(Clone)]
 pub(super) struct Lane {
+    /// Rings when the codec's stream has something.
+    bell: Arc<Bell>,
     follower: Arc<Mutex<Option<Box<Follower>>>>,
     visible_to_sent: LatencyHistogram,
 }
@@ -40,11 +43,13 @@ struct Passing {
     codec: Body,
     lane: Lane,
     follower: Option<Box<Follower>>,
+    /// Who polled the codec last, and is woken when it has something.
+    waker: Option<Waker>,
 }
 
 impl Lane {
-    pub(super) fn new(visible_to_sent: LatencyHistogram) -> Self {
-        Self { follower: Arc::default(), visible_to_sent }
+    pub(super) fn new(bell: Arc<Bell>, visible_to_sent: LatencyHistogram) -> Self {
+        Self { bell, follower: Arc::default(), visible_to_sent }
     }
 
     /// To be called when the codec has been given everything that comes before, by its stream.
@@ -73,7 +78,7 @@ impl<S: Service<Request, Response = Response>> Service<Request> for Express<S> {
 
 fn with_lane(mut response: Response) -> Response {
     match response.extensions_mut().remove::<Lane>() {
-        Some(lane) => response.map(|codec| Body::new(Passing { codec, lane, follower: None })),
+        Some(lane) => response.map(|codec| Body::new(Passing { codec, lane, follower: None, waker: None })),
         None => response,
     }
 }
@@ -83,10 +88,16 @@ impl hyper::body::Body for Passing {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { codec, lane, follower } = &mut *self;
-        // A subscription that ends says so by the codec.
-        if let Poll::Ready(frame) = Pin::new(codec).poll_frame(context) {
-            return Poll::Ready(frame);
+        let Self { codec, lane, follower, waker } = &mut *self;
+        let same = waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        // A subscription that ends says so by the codec. It lies deep: not to be touched for every piece.
+        if follower.is_none() || !same || !lane.bell.is_silent() {
+            if !same {
+                *waker = Some(context.waker().clone());
+            }
+            if let Poll::Ready(frame) = Pin::new(codec).poll_frame(context) {
+                return Poll::Ready(frame);
+            }
         }
         if follower.is_none() {
             *follower = lane.follower.lock().take();

@@ -66,7 +66,7 @@ pub(super) fn outbox(budget: DeliveryBudget, visible_to_sent: LatencyHistogram) 
     let (sender, receiver) = mpsc::unbounded_channel();
     let room = Arc::new(Semaphore::new(BYTES_MAX));
     let queue = Dozing::new(UnboundedReceiverStream::new(receiver));
-    let lane = Lane::new(visible_to_sent.clone());
+    let lane = Lane::new(queue.bell(), visible_to_sent.clone());
     (Outbox { room, budget, queue: sender }, Responses { queue, lane, visible_to_sent, sending: None })
 }
 

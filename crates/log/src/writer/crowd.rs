@@ -1,7 +1,7 @@
 //! How often those who wait for a stream's next event are woken: at every commit, unless there are very many of them.
 //!
 //! Ten thousand followers of two hundred commits a second would be two million wake-ups a second, for one small response
-//! each, and both processors busy with nothing else. Woken every forty milliseconds they get the same events in fewer
+//! each, and both processors busy with nothing else. Woken every fifty milliseconds they get the same events in fewer
 //! responses, and each of them sooner. Who looks by itself meanwhile sees what is there: only the waking waits.
 
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 /// What a wake-up and the response behind it cost, with some room: so many of them fit into a beat.
-const PER_FOLLOWER: Duration = Duration::from_micros(4);
+const PER_FOLLOWER: Duration = Duration::from_micros(5);
 /// So many followers are woken once in a beat, fewer by every commit: what is shorter than a millisecond is no beat.
 pub const CROWD_MIN: usize = 251;
 /// Nobody waits longer.
@@ -49,8 +49,9 @@ mod tests {
         assert_eq!(crowd.rests_until(10_000, start), None, "the first commit");
         crowd.woken(start);
         assert_eq!(crowd.rests_until(250, start), None);
-        assert_eq!(crowd.rests_until(10_000, start), Some(start + Duration::from_millis(40)));
+        assert_eq!(crowd.rests_until(10_000, start), Some(start + Duration::from_millis(50)));
+        assert_eq!(crowd.rests_until(2000, start), Some(start + Duration::from_millis(10)));
         assert_eq!(crowd.rests_until(1_000_000, start), Some(start + BEAT_MAX));
-        assert_eq!(crowd.rests_until(10_000, start + Duration::from_millis(40)), None);
+        assert_eq!(crowd.rests_until(10_000, start + Duration::from_millis(50)), None);
     }
 }
