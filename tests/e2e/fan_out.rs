@@ -52,10 +52,10 @@ fn three_hundred_get_everything_in_order_while_three_do_not_read_and_memory_stay
         // The server stays until all is received.
         let written_to = Arc::clone(&cluster);
         let writing = tokio::task::spawn_blocking(move || write(&written_to));
-        try_join_all(followers.iter_mut().map(receive_all)).await.unwrap();
+        try_join_all(followers.iter_mut().map(|one| receive_all(one, EVENTS))).await.unwrap();
         writing.await.unwrap();
         // They have missed nothing.
-        try_join_all(lazy.iter_mut().map(receive_all)).await.unwrap();
+        try_join_all(lazy.iter_mut().map(|one| receive_all(one, EVENTS))).await.unwrap();
         lazy.len()
     });
     assert_eq!(lazy, LAZY);
@@ -63,6 +63,41 @@ fn three_hundred_get_everything_in_order_while_three_do_not_read_and_memory_stay
     let memory = &daemon.health()["memory"];
     let (used, budget) = (daemon.peak_rss(), memory["needed_bytes"].as_u64().unwrap());
     assert!(used <= budget, "{used} bytes were used, {budget} are in the budget: {memory}");
+}
+
+#[test]
+fn a_crowd_gets_each_new_schema_before_the_first_event_that_has_it() {
+    const TURNS: u64 = 5;
+    const COMMITS: u64 = 20;
+    let cluster = Arc::new(cluster());
+    let url = database(&cluster, "shop", "CREATE TABLE t (id bigint PRIMARY KEY, body text)");
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(&[&url], &dir.path().join("data"));
+    daemon.wait_streaming();
+    block_on(async {
+        let mut followers = Vec::new();
+        for _ in 0..2 {
+            let client = daemon.client().await;
+            followers.extend(try_join_all((0..FOLLOWERS / 2).map(|_| subscribe(client.clone()))).await.unwrap());
+        }
+        // The server stays until all is received.
+        let written_to = Arc::clone(&cluster);
+        let writing = tokio::task::spawn_blocking(move || {
+            let script = format!(
+                "DO $$ BEGIN
+                   FOR turn IN 1..{TURNS} LOOP
+                     FOR small IN 1..{COMMITS} LOOP
+                       INSERT INTO t (id, body) VALUES (turn * 1000 + small, 'x'); COMMIT;
+                     END LOOP;
+                     EXECUTE format('ALTER TABLE t ADD COLUMN of_turn_%s int', turn); COMMIT;
+                   END LOOP;
+                 END $$"
+            );
+            written_to.psql("shop", &script).unwrap();
+        });
+        try_join_all(followers.iter_mut().map(|one| receive_all(one, TURNS * COMMITS))).await.unwrap();
+        writing.await.unwrap();
+    });
 }
 
 /// Many commits of one row, and some of many, in turn.
@@ -74,7 +109,6 @@ fn write(cluster: &dbstreamd_throwaway::Cluster) {
              FOR small IN 1..{each} LOOP
                INSERT INTO t (id, body) SELECT g, {body} FROM generate_series(next, next) g; next := next + 1; COMMIT;
              END LOOP;
-             IF turn % 5 = 0 THEN EXECUTE format('ALTER TABLE t ADD COLUMN of_turn_%s int', turn); COMMIT; END IF;
              INSERT INTO t (id, body) SELECT g, {body} FROM generate_series(next, next + {ROWS_OF_LARGE} - 1) g;
              next := next + {ROWS_OF_LARGE}; COMMIT;
            END LOOP;
@@ -95,10 +129,10 @@ async fn subscribe(mut client: StreamsClient<Channel>) -> Result<Streaming<Subsc
 }
 
 /// Receives every event once and in order, and its schema before it.
-async fn receive_all(responses: &mut Streaming<SubscribeResponse>) -> Result<(), Status> {
+async fn receive_all(responses: &mut Streaming<SubscribeResponse>, events: u64) -> Result<(), Status> {
     let mut last = 0;
     let mut schemas = HashSet::new();
-    while last < EVENTS {
+    while last < events {
         match responses.message().await?.expect("the call goes on").response {
             Some(Response::Schema(schema)) => assert!(schemas.insert(schema.fingerprint), "each schema once"),
             Some(Response::Events(batch)) => {
