@@ -26,9 +26,6 @@ pub(crate) struct Builder {
     whole: Mark,
     /// By schema id: place + 1 in `parts.schemas`.
     places: Vec<u16>,
-    /// How long the bodies of the last chunk were: what the next buffer starts with, so that a busy stream does not
-    /// grow it again and again and a quiet one does not hold 128 KiB.
-    bodies_hint: usize,
 }
 
 /// What a chunk is made of.
@@ -164,10 +161,14 @@ impl Builder {
         Some(taken)
     }
 
+    /// Starts with about as much room as the last chunk took: so a busy stream does not grow its buffers again and again,
+    /// and a quiet one does not hold 128 KiB.
     fn start_buffer(&mut self, taken: &Parts) {
-        self.bodies_hint = taken.bodies.len();
-        self.parts.bodies.reserve(self.bodies_hint.min(BUFFER_HINT_MAX));
-        self.parts.events.reserve(taken.events.len().min(BUFFER_HINT_MAX / EVENT_WEIGHT));
+        // With an eighth to spare: chunks that are about as long as each other are never grown, which would be a copy.
+        let bodies = taken.bodies.len() + taken.bodies.len() / 8;
+        let events = taken.events.len() + taken.events.len() / 8;
+        self.parts.bodies.reserve(bodies.min(BUFFER_HINT_MAX));
+        self.parts.events.reserve(events.min(BUFFER_HINT_MAX / EVENT_WEIGHT));
     }
 
     #[inline]
