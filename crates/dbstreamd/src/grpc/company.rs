@@ -8,14 +8,17 @@
 //! one after the other, so that they find their connection's state in the processor's cache and their frames leave together. Each gets
 //! the piece of bytes that the log made for all who stand where it stands, and then rests until the next beat.
 //!
+//! Companies take turns within a beat. Were all of them woken at its start, the last would wait for all the others' bytes to leave,
+//! and nothing would be done in the rest of it.
+//!
 //! Whatever is not that simple (a new schema or epoch, large or old events, no crowd any more) a follower leaves to its
 //! subscription: it gives its position back.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dbstreamd_log::{CROWD_MIN, PieceForm, Tail, TailMoves, TailPiece};
 use dbstreamd_model::{Epoch, Offset, SchemaId, StreamId};
@@ -117,15 +120,63 @@ impl Companies {
     }
 }
 
+/// After so many beats without anything new a company waits to be woken.
+const QUIET_BEATS_MAX: u32 = 20;
+/// Spreads companies evenly over a beat, however many there are: the golden ratio's fraction of 2^32, added for each.
+const PHASE_STEP: u32 = 0x9E37_79B9;
+
+/// Where in a beat each company has its turn, counted through all of them.
+static PHASES: AtomicU32 = AtomicU32::new(0);
+
+/// When, in every beat, one company has its turn.
+struct Turns {
+    origin: Instant,
+    phase: f64,
+}
+
+impl Turns {
+    fn next() -> Self {
+        static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let phase = PHASES.fetch_add(PHASE_STEP, Relaxed);
+        Self { origin: *ORIGIN, phase: f64::from(phase) / 4_294_967_296.0 }
+    }
+
+    /// The first turn after `now`.
+    fn after(&self, now: Instant, beat: Duration) -> Instant {
+        let beat_seconds = beat.as_secs_f64();
+        let since = now.saturating_duration_since(self.origin).as_secs_f64() / beat_seconds - self.phase;
+        let part = since - since.floor();
+        now + beat.mul_f64(1.0 - part)
+    }
+}
+
 /// Tells a company how far it may deliver, beat by beat, until nobody is left or it is a crowd's no more.
 async fn conduct(company: Arc<Company>, mut moves: TailMoves) {
+    let turns = Turns::next();
+    let mut quiet_beats = QUIET_BEATS_MAX;
+    let mut told = Offset::NONE;
     loop {
         if company.tail.followers() < DISSOLVES_BELOW {
             return company.dissolve();
         }
-        company.ring(moves.visible().0);
+        let visible = company.tail.visible();
+        quiet_beats = if visible > std::mem::replace(&mut told, visible) { 0 } else { quiet_beats.saturating_add(1) };
+        if quiet_beats == 0 {
+            company.ring(visible.0);
+        }
+        let waits = async {
+            match company.tail.beat() {
+                Some(beat) if quiet_beats < QUIET_BEATS_MAX => {
+                    let turn = turns.after(Instant::now(), beat);
+                    tokio::time::sleep_until(turn.into()).await;
+                    Ok(())
+                }
+                _ if moves.visible() > told => Ok(()),
+                _ => moves.moved().await,
+            }
+        };
         tokio::select! {
-            moved = moves.moved() => if moved.is_err() {
+            waited = waits => if waited.is_err() {
                 return company.dissolve();
             },
             () = company.left.notified() => if company.members.lock().is_empty() {
@@ -227,7 +278,6 @@ impl Drop for Follower {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
-    use std::sync::atomic::Ordering::Relaxed;
     use std::task::Wake;
 
     use dbstreamd_log::{Appender, Log, LogOptions, Pump, StartAt, UnitHead};
@@ -264,6 +314,21 @@ mod tests {
         let response = SubscribeResponse::decode(piece.bytes().get(5..).unwrap()).unwrap().response;
         let Some(Response::Events(batch)) = response else { panic!("no events") };
         batch.events.iter().map(|event| event.offset).collect()
+    }
+
+    #[test]
+    fn companies_have_one_turn_in_each_beat_and_not_all_at_once() {
+        let (beat, now) = (Duration::from_millis(50), Instant::now() + Duration::from_secs(1));
+        let all: Vec<_> = (0..100).map(|_| Turns::next()).collect();
+        let mut per_tenth = [0; 10];
+        for turns in &all {
+            let first = turns.after(now, beat);
+            assert!(first > now && first <= now + beat);
+            let second = turns.after(first + Duration::from_micros(100), beat);
+            assert!(second.duration_since(first).abs_diff(beat) < Duration::from_micros(10), "{:?}", second - first);
+            per_tenth[(first.duration_since(now).as_micros() / 5000).min(9) as usize] += 1;
+        }
+        assert!(per_tenth.iter().all(|count| (7..=13).contains(count)), "{per_tenth:?}");
     }
 
     #[tokio::test]

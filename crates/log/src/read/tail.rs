@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use dbstreamd_model::{Epoch, Offset, SchemaId};
@@ -85,6 +85,16 @@ impl Tail {
     /// How many wait at this stream, or are about to.
     pub fn followers(&self) -> usize {
         self.stream.published.followers()
+    }
+
+    /// How long they rest between two wake-ups; none when there are so few that every commit wakes them.
+    pub fn beat(&self) -> Option<Duration> {
+        crate::writer::beat(self.followers())
+    }
+
+    /// The visible end. Costs nothing: for who looks by itself and is not woken.
+    pub fn visible(&self) -> Offset {
+        self.stream.published.watermarks().visible
     }
 
     /// The moves of the visible end from now on.

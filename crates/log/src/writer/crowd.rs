@@ -21,13 +21,16 @@ pub(super) struct Crowd {
     woken_at: Mutex<Option<Instant>>,
 }
 
+/// How long so many followers rest between two wake-ups; none for so few that every commit wakes them.
+pub(crate) fn beat(followers: usize) -> Option<Duration> {
+    (followers >= CROWD_MIN)
+        .then(|| PER_FOLLOWER.saturating_mul(u32::try_from(followers).unwrap_or(u32::MAX)).min(BEAT_MAX))
+}
+
 impl Crowd {
     /// Until when so many are not woken again; none when they may be woken now.
     pub(super) fn rests_until(&self, followers: usize, now: Instant) -> Option<Instant> {
-        if followers < CROWD_MIN {
-            return None;
-        }
-        let beat = PER_FOLLOWER.saturating_mul(u32::try_from(followers).unwrap_or(u32::MAX)).min(BEAT_MAX);
+        let beat = beat(followers)?;
         let until = (*self.woken_at.lock())?.checked_add(beat)?;
         (until > now).then_some(until)
     }

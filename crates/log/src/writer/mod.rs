@@ -32,6 +32,7 @@ use dbstreamd_model::{Notice, Severity, StreamId};
 
 pub(crate) use control::delete_tail;
 pub use crowd::CROWD_MIN;
+pub(crate) use crowd::beat;
 pub use partitions::retention_classes;
 pub use published::Durable;
 pub(crate) use published::Published;

@@ -7,12 +7,11 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::{MaybeUninit, size_of};
-use std::net::TcpStream;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{Interest, ReadBuf};
 
@@ -68,14 +67,14 @@ pub(crate) fn registered<T: OwnsSocket>(socket: T, interest: Interest) -> io::Re
 
 /// Types that own one socket and never exchange it for another.
 pub(crate) trait OwnsSocket: AsRawFd {}
-impl OwnsSocket for TcpStream {}
-impl OwnsSocket for Arc<TcpStream> {}
+impl OwnsSocket for Socket {}
+impl OwnsSocket for Arc<Socket> {}
 
 /// One read of a socket, of what fits into the buffer; nothing read is the end of the stream.
-pub(crate) fn receive(socket: &TcpStream, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
+pub(crate) fn receive(socket: &Socket, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
     // SAFETY: nothing but `recv` writes to it, and that writes initialised bytes only.
     let room = unsafe { buffer.unfilled_mut() };
-    let received = SockRef::from(socket).recv(room)?;
+    let received = socket.recv(room)?;
     // SAFETY: the kernel has just written that many bytes to the front of it.
     unsafe { buffer.assume_init(received) };
     buffer.advance(received);

@@ -11,8 +11,12 @@
 //!
 //! That holds whatever the congestion control: a window of few segments (BBR in its first phase) makes a sender gather
 //! too, but that ends when it has seen enough; cubic has no such phase. Measurements: docs/adr/0003-paced-reads.md.
-//! Over Unix sockets, whose every message stays a buffer of its own, a pause only stops the sender, so there is none; far
-//! away a small window would be the bottleneck itself.
+//!
+//! Over a Unix socket every message stays a buffer of its own, and the sender's socket has room for some hundred of them,
+//! whatever their size: long pauses stop it. What it can be spared there is to wake us up for each message. So the pauses are
+//! short, and just so long that a read brings some dozens of messages.
+//!
+//! Far away a small window would be the bottleneck itself: there are no pauses.
 
 use std::time::Duration;
 
@@ -48,6 +52,16 @@ const SOONER: f64 = 0.998;
 const LATER: f64 = 1.1;
 /// Lets a backlog grow: a megabyte, at the usual speed of a walsender.
 const REFILL: Duration = Duration::from_millis(16);
+/// Over a Unix socket: what a read should bring. Of the smallest messages, of sixty bytes, that is half of what the sender has
+/// room for by default (208 KiB, of which each takes three quarters of a KiB), of ordinary rows an eighth.
+const MESSAGES_BYTES_MIN: usize = 4 * 1024;
+const MESSAGES_BYTES_MAX: usize = 8 * 1024;
+const MESSAGES_PAUSE_FIRST: Duration = Duration::from_micros(100);
+const MESSAGES_PAUSE_MIN: Duration = Duration::from_micros(20);
+const MESSAGES_PAUSE_MAX: Duration = Duration::from_millis(1);
+/// Each read beyond these makes the pause so much shorter or longer.
+const MESSAGES_SOONER: f64 = 0.95;
+const MESSAGES_LATER: f64 = 1.05;
 /// Reads after a refill that still bring what was sent before there was a backlog.
 const UNJUDGED_READS: u8 = 2;
 
@@ -62,9 +76,43 @@ pub(crate) struct ReadSeen {
     pub(crate) elapsed: Duration,
 }
 
+impl ReadSeen {
+    fn is_little(&self) -> bool {
+        (self.bytes as u128) * 1000 < (BYTES_PER_MILLISECOND_MIN as u128) * self.elapsed.as_micros()
+    }
+}
+
+/// Whether the server is behind with its own history.
+#[derive(Debug, Default)]
+pub(crate) struct Behind {
+    far: bool,
+}
+
+impl Behind {
+    /// How old the newest commit was when the server sent it, by the server's own clock.
+    pub(crate) fn note(&mut self, lag: Duration) {
+        self.far = lag > if self.far { LAG_END } else { LAG_BEGIN };
+    }
+
+    /// What it sends is old.
+    pub(crate) fn is_far(&self) -> bool {
+        self.far
+    }
+}
+
+/// How the kernel keeps what the sender is ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// In few large segments: TCP.
+    Segments,
+    /// Each message by itself: Unix sockets.
+    Messages,
+}
+
 /// Decides how long to wait before each read.
 #[derive(Debug)]
 pub(crate) struct Pacer {
+    kept: Kept,
     /// What the server sends is old.
     lagging: bool,
     catching_up: bool,
@@ -80,12 +128,22 @@ pub(crate) struct Pacer {
 }
 
 impl Pacer {
-    /// For a connection whose receive buffer is [`RECEIVE_BUFFER_BYTES`].
-    pub(crate) fn new() -> Self {
+    /// For a TCP connection whose receive buffer is [`RECEIVE_BUFFER_BYTES`].
+    pub(crate) fn of_segments() -> Self {
+        Self::new(Kept::Segments, PAUSE_FIRST)
+    }
+
+    /// For a Unix socket.
+    pub(crate) fn of_messages() -> Self {
+        Self::new(Kept::Messages, MESSAGES_PAUSE_FIRST)
+    }
+
+    fn new(kept: Kept, first: Duration) -> Self {
         Self {
+            kept,
             lagging: false,
             catching_up: false,
-            level: PAUSE_FIRST,
+            level: first,
             refill: false,
             unjudged: 0,
             window_reads: 0,
@@ -99,15 +157,19 @@ impl Pacer {
         self.catching_up.then_some(if self.refill { REFILL } else { self.level })
     }
 
-    /// How old the newest commit was when the server sent it, by the server's own clock.
-    pub(crate) fn lag(&mut self, lag: Duration) {
-        self.lagging = lag > if self.lagging { LAG_END } else { LAG_BEGIN };
-        self.catching_up &= self.lagging;
+    /// Whether what the server sends is old.
+    pub(crate) fn behind(&mut self, far: bool) {
+        self.lagging = far;
+        self.catching_up &= far;
     }
 
     /// Learns from a read.
     pub(crate) fn observe(&mut self, seen: ReadSeen) {
-        if self.catching_up { self.steer(seen) } else { self.watch(seen) }
+        match self.kept {
+            _ if !self.catching_up => self.watch(seen),
+            Kept::Segments => self.steer(seen),
+            Kept::Messages => self.steer_by_messages(seen),
+        }
     }
 
     /// Eager reads are small however much is waiting, so it takes several to see that there is more.
@@ -122,7 +184,7 @@ impl Pacer {
         if self.window_elapsed >= WINDOW {
             let busy = self.window_reads >= WINDOW_READS_MIN || self.window_bytes >= WINDOW_BYTES_MIN;
             self.catching_up = busy && self.lagging;
-            (self.refill, self.unjudged) = (self.catching_up, UNJUDGED_READS);
+            (self.refill, self.unjudged) = (self.catching_up && self.kept == Kept::Segments, UNJUDGED_READS);
             self.begin_window();
         }
     }
@@ -133,8 +195,19 @@ impl Pacer {
         self.window_elapsed = Duration::ZERO;
     }
 
+    fn steer_by_messages(&mut self, seen: ReadSeen) {
+        if seen.bytes > MESSAGES_BYTES_MAX {
+            self.level = self.level.mul_f64(MESSAGES_SOONER).max(MESSAGES_PAUSE_MIN);
+        } else if seen.bytes < MESSAGES_BYTES_MIN && self.level < MESSAGES_PAUSE_MAX {
+            self.level = self.level.mul_f64(MESSAGES_LATER).min(MESSAGES_PAUSE_MAX);
+        } else if seen.is_little() {
+            self.catching_up = false;
+            self.level = MESSAGES_PAUSE_FIRST;
+        }
+    }
+
     fn steer(&mut self, seen: ReadSeen) {
-        let little = (seen.bytes as u128) * 1000 < (BYTES_PER_MILLISECOND_MIN as u128) * seen.elapsed.as_micros();
+        let little = seen.is_little();
         if std::mem::take(&mut self.refill) || (little && seen.elapsed >= REFILL) {
             self.catching_up = !little;
             return;
@@ -169,8 +242,8 @@ mod tests {
     }
 
     fn catching_up() -> Pacer {
-        let mut pacer = Pacer::new();
-        pacer.lag(Duration::from_secs(3600));
+        let mut pacer = Pacer::of_segments();
+        pacer.behind(true);
         for _ in 0..200 {
             if pacer.pause().is_none() {
                 pacer.observe(read(400, 2, 10));
@@ -184,9 +257,9 @@ mod tests {
 
     #[test]
     fn what_is_fresh_is_never_delayed_however_much_it_is() {
-        let mut pacer = Pacer::new();
+        let mut pacer = Pacer::of_segments();
         for _ in 0..1000 {
-            pacer.lag(Duration::from_millis(5));
+            pacer.behind(false);
             pacer.observe(read(30_000, 100, 100));
             assert_eq!(pacer.pause(), None);
         }
@@ -194,9 +267,9 @@ mod tests {
 
     #[test]
     fn what_is_old_but_little_is_never_delayed() {
-        let mut pacer = Pacer::new();
+        let mut pacer = Pacer::of_segments();
         for _ in 0..1000 {
-            pacer.lag(Duration::from_secs(1));
+            pacer.behind(true);
             pacer.observe(read(2000, 3, 1000));
             assert_eq!(pacer.pause(), None);
         }
@@ -204,10 +277,14 @@ mod tests {
 
     #[test]
     fn the_pausing_ends_with_the_lag() {
-        let mut pacer = catching_up();
-        pacer.lag(Duration::from_millis(80));
+        let (mut pacer, mut behind) = (catching_up(), Behind::default());
+        for (lag, far) in [(80, false), (120, true), (80, true), (20, false), (80, false)] {
+            behind.note(Duration::from_millis(lag));
+            assert_eq!(behind.is_far(), far, "{lag} ms");
+        }
+        pacer.behind(true);
         assert!(pacer.pause().is_some());
-        pacer.lag(Duration::from_millis(20));
+        pacer.behind(false);
         assert_eq!(pacer.pause(), None);
     }
 
@@ -244,5 +321,28 @@ mod tests {
             pacer.observe(read(100_000, 2, 1000));
         }
         assert_eq!(pacer.pause(), Some(PAUSE_MIN));
+    }
+
+    #[test]
+    fn over_a_unix_socket_a_pause_brings_some_dozens_of_messages_and_ends_with_them() {
+        let mut pacer = Pacer::of_messages();
+        pacer.behind(true);
+        while pacer.pause().is_none() {
+            pacer.observe(read(180, 0, 10));
+        }
+        assert_eq!(pacer.pause(), Some(MESSAGES_PAUSE_FIRST));
+        // A sender of 30 bytes per microsecond.
+        for _ in 0..1000 {
+            let micros = u32::try_from(pacer.pause().unwrap().as_micros()).unwrap() + 50;
+            pacer.observe(read(30 * micros as usize, 0, micros));
+        }
+        let settled = pacer.pause().unwrap() + MICRO * 50;
+        assert!((MICRO * 130..MICRO * 280).contains(&settled), "{settled:?}");
+        let mut reads = 0;
+        while pacer.pause().is_some() {
+            pacer.observe(read(200, 0, 1000));
+            reads += 1;
+        }
+        assert!(reads < 100, "{reads}");
     }
 }

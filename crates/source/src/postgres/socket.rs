@@ -10,23 +10,23 @@ use std::task::{Context, Poll};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf, ReadHalf, WriteHalf};
-use tokio::net::{TcpSocket, UnixStream, unix};
+use tokio::net::{TcpSocket, UnixStream};
 use tokio_rustls::client::TlsStream;
 
 use super::error::PgError;
 use super::options::{ConnectOptions, Endpoint, Host};
-use super::tcp::{Arrivals, Tcp, TcpRead, TcpWrite};
+use super::quiet::{Arrivals, Quiet, QuietRead, QuietWrite};
 
 /// rustls fetches 4 KiB at a time; through this buffer one system call fetches what many TLS records need.
 pub(crate) const TLS_READ_AHEAD_BYTES: usize = 128 * 1024;
 
 /// An encrypted stream.
-pub(crate) type Encrypted = TlsStream<BufReader<Tcp>>;
+pub(crate) type Encrypted = TlsStream<BufReader<Quiet>>;
 
 /// A connected stream of any kind.
 pub(crate) enum Stream {
-    Tcp(Tcp),
-    Unix(UnixStream),
+    Tcp(Quiet),
+    Unix(Quiet),
     Tls(Box<Encrypted>),
 }
 
@@ -34,7 +34,8 @@ pub(crate) enum Stream {
 pub(crate) async fn dial(options: &ConnectOptions, endpoint: &Endpoint) -> Result<Stream, PgError> {
     let unreachable = |source| PgError::Unreachable { address: endpoint.to_string(), source };
     if let Some(path) = endpoint.socket_path() {
-        return UnixStream::connect(path).await.map(Stream::Unix).map_err(unreachable);
+        let stream = UnixStream::connect(path).await.and_then(Quiet::unix);
+        return stream.map(Stream::Unix).map_err(unreachable);
     }
     let mut last = None;
     for address in resolve(endpoint).await? {
@@ -57,7 +58,7 @@ async fn resolve(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, PgError> {
     }
 }
 
-async fn connect(options: &ConnectOptions, address: SocketAddr) -> io::Result<Tcp> {
+async fn connect(options: &ConnectOptions, address: SocketAddr) -> io::Result<Quiet> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
     let reference = SockRef::from(&socket);
@@ -71,7 +72,7 @@ async fn connect(options: &ConnectOptions, address: SocketAddr) -> io::Result<Tc
     if options.tcp_user_timeout.is_some() {
         reference.set_tcp_user_timeout(options.tcp_user_timeout)?;
     }
-    Tcp::new(socket.connect(address).await?)
+    Quiet::tcp(socket.connect(address).await?)
 }
 
 impl Stream {
@@ -84,7 +85,7 @@ impl Stream {
     }
 
     /// The TCP socket below.
-    fn tcp(&self) -> Option<&Tcp> {
+    fn tcp(&self) -> Option<&Quiet> {
         match self {
             Self::Tcp(tcp) => Some(tcp),
             Self::Tls(stream) => Some(stream.get_ref().0.get_ref()),
@@ -97,14 +98,17 @@ impl Stream {
         self.tcp().map(AsRawFd::as_raw_fd)
     }
 
-    /// The TCP socket's switch.
-    pub(crate) fn arrivals(&self) -> Option<Arrivals> {
-        self.tcp().map(Tcp::arrivals)
+    /// The socket's switch.
+    pub(crate) fn arrivals(&self) -> Arrivals {
+        match self {
+            Self::Tcp(socket) | Self::Unix(socket) => socket.arrivals(),
+            Self::Tls(stream) => stream.get_ref().0.get_ref().arrivals(),
+        }
     }
 
     /// Keeps the kernel from taking in more than this (it doubles it) before we read; whether there is such a limit.
     pub(crate) fn limit_receive_buffer(&self, bytes: usize) -> bool {
-        self.tcp().is_some_and(|tcp| SockRef::from(tcp.as_socket()).set_recv_buffer_size(bytes).is_ok())
+        self.tcp().is_some_and(|tcp| tcp.as_socket().set_recv_buffer_size(bytes).is_ok())
     }
 
     /// Halves that work at the same time on different tasks.
@@ -128,15 +132,15 @@ impl Stream {
 
 /// The receiving half of a [`Stream`].
 pub(crate) enum ReadSide {
-    Tcp(TcpRead),
-    Unix(unix::OwnedReadHalf),
+    Tcp(QuietRead),
+    Unix(QuietRead),
     Tls(ReadHalf<Box<Encrypted>>),
 }
 
 /// The sending half of a [`Stream`].
 pub(crate) enum WriteSide {
-    Tcp(TcpWrite),
-    Unix(unix::OwnedWriteHalf),
+    Tcp(QuietWrite),
+    Unix(QuietWrite),
     Tls(WriteHalf<Box<Encrypted>>),
 }
 

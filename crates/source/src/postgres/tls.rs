@@ -27,11 +27,11 @@ use x509_cert::ext::pkix::SubjectAltName;
 
 use super::error::PgError;
 use super::options::{ConnectOptions, Endpoint, Host, RootCert, SslMode, SslNegotiation};
+use super::quiet::Quiet;
 use super::socket::{Encrypted, TLS_READ_AHEAD_BYTES};
-use super::tcp::Tcp;
 
 /// Encrypts a connected socket.
-pub(crate) async fn handshake(options: &ConnectOptions, endpoint: &Endpoint, tcp: Tcp) -> Result<Encrypted, PgError> {
+pub(crate) async fn handshake(options: &ConnectOptions, endpoint: &Endpoint, tcp: Quiet) -> Result<Encrypted, PgError> {
     let config = client_config(options)?;
     let name = server_name(endpoint)?;
     let buffered = BufReader::with_capacity(TLS_READ_AHEAD_BYTES, tcp);

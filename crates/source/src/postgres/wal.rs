@@ -18,9 +18,9 @@ use tokio::io::AsyncReadExt;
 use super::error::{PgError, ServerError, one_line};
 use super::feedback::FeedbackWriter;
 use super::kernel::{PreciseTimer, tcp_data_segments, tcp_round_trip};
-use super::pacing::{Pacer, RECEIVE_BUFFER_BYTES, ROUND_TRIP_MAX, ReadSeen};
+use super::pacing::{Behind, Pacer, RECEIVE_BUFFER_BYTES, ROUND_TRIP_MAX, ReadSeen};
+use super::quiet::Arrivals;
 use super::socket::{ReadSide, TLS_READ_AHEAD_BYTES};
-use super::tcp::Arrivals;
 use super::wire::{HEADER_BYTES, Wire, header, server_error};
 
 /// The read buffer: several paced reads.
@@ -78,6 +78,8 @@ pub struct WalReader {
     /// The stream has ended, for this reason; said once the frames before it are handed over.
     ended: Option<PgError>,
     pacer: Option<Pacer>,
+    /// Whether what the server sends is old.
+    behind: Behind,
     timer: Option<PreciseTimer>,
     /// The pause before the next read ends here. Kept outside of `read` so that a cancelled call does not start it anew.
     wake_at: Option<Instant>,
@@ -86,7 +88,7 @@ pub struct WalReader {
     /// What TLS said after the bytes that were handed over before it.
     failed: Option<io::Error>,
     /// Muted during pauses: otherwise all that arrives would wake us up, at the sender's expense.
-    arrivals: Option<Arrivals>,
+    arrivals: Arrivals,
     segments: Option<u32>,
     bytes_read: u64,
 }
@@ -97,7 +99,10 @@ impl WalReader {
         let Wire { stream, input, .. } = wire;
         let tcp_descriptor = stream.tcp_descriptor();
         let near = tcp_descriptor.and_then(tcp_round_trip).is_some_and(|time| time <= ROUND_TRIP_MAX);
-        let pacer = (near && stream.limit_receive_buffer(RECEIVE_BUFFER_BYTES)).then(Pacer::new);
+        let pacer = match &stream {
+            stream if stream.is_unix() => Some(Pacer::of_messages()),
+            stream => (near && stream.limit_receive_buffer(RECEIVE_BUFFER_BYTES)).then(Pacer::of_segments),
+        };
         let arrivals = stream.arrivals();
         let (read, write) = stream.split();
         let reader = Self {
@@ -105,6 +110,7 @@ impl WalReader {
             input,
             ended: None,
             pacer,
+            behind: Behind::default(),
             timer: None,
             wake_at: None,
             last_read: Instant::now(),
@@ -123,16 +129,18 @@ impl WalReader {
         self.read_at_once();
     }
 
-    /// Whether reads are paced now, because the server has more than it can send at once.
+    /// Whether the server has more than it can send at once, so that more is coming soon anyway: reads are paced then, where
+    /// they can be.
     pub fn is_catching_up(&self) -> bool {
-        self.wake_at.is_some()
+        self.wake_at.is_some() || (self.pacer.is_none() && self.behind.is_far())
     }
 
     /// Says how old the newest commit was when the server sent it, by the server's own clock: reads of what is fresh
     /// are never paced.
     pub fn note_lag(&mut self, lag: Duration) {
+        self.behind.note(lag);
         if let Some(pacer) = &mut self.pacer {
-            pacer.lag(lag);
+            pacer.behind(self.behind.is_far());
             if pacer.pause().is_none() {
                 self.read_at_once();
             }
@@ -141,9 +149,7 @@ impl WalReader {
 
     fn read_at_once(&mut self) {
         self.wake_at = None;
-        if let Some(arrivals) = &self.arrivals {
-            arrivals.mute(false);
-        }
+        self.arrivals.mute(false);
     }
 
     /// When the socket last gave something.
@@ -222,8 +228,8 @@ impl WalReader {
         let mut total = 0;
         // TLS hands out one record at a time: take what is already here, as one read of a plain socket would. While that
         // is done the socket is not put into the epoll set, or muting it would be for nothing.
-        if let (ReadSide::Tls(_), Some(arrivals)) = (&self.socket, &self.arrivals) {
-            arrivals.present_only(true);
+        if matches!(self.socket, ReadSide::Tls(_)) {
+            self.arrivals.present_only(true);
             while total < ROOM_BYTES_MIN / 2 {
                 match poll_read(&mut self.socket, cx, &mut self.input) {
                     Poll::Ready(Ok(more)) if more > 0 => total += more,
@@ -235,7 +241,7 @@ impl WalReader {
                     Poll::Ready(Ok(_)) | Poll::Pending => break,
                 }
             }
-            arrivals.present_only(false);
+            self.arrivals.present_only(false);
         }
         match self.failed.take_if(|_| total == 0) {
             Some(error) => Poll::Ready(Err(error)),
@@ -262,9 +268,7 @@ impl WalReader {
             self.segments = self.tcp_descriptor.and_then(tcp_data_segments);
         }
         self.wake_at = pacer.pause().map(|pause| now + pause);
-        if let Some(arrivals) = &self.arrivals {
-            arrivals.mute(self.wake_at.is_some());
-        }
+        self.arrivals.mute(self.wake_at.is_some());
     }
 
     /// Sees to it that the next read finds room: for what is missing of a large frame, or for an ordinary read.

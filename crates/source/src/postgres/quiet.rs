@@ -1,4 +1,4 @@
-//! A TCP socket that can be left alone: while its arrivals are muted, nothing that arrives wakes anybody up.
+//! A TCP or Unix socket that can be left alone: while its arrivals are muted, nothing that arrives wakes anybody up.
 //!
 //! A pause before a read saves the sender nothing as long as the socket stays in an epoll set: every segment that
 //! arrives runs the set's callback and wakes a thread, at the sender's expense, as if nobody paused (91,000 wake-ups were
@@ -7,7 +7,7 @@
 //! are registered each on their own descriptor, so that muting one does not touch the other.
 
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,28 +15,29 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
+use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use super::kernel;
 
 /// Both halves.
-pub(crate) struct Tcp {
-    read: TcpRead,
-    write: TcpWrite,
+pub(crate) struct Quiet {
+    read: QuietRead,
+    write: QuietWrite,
 }
 
 /// The receiving half.
-pub(crate) struct TcpRead {
-    socket: Arc<TcpStream>,
+pub(crate) struct QuietRead {
+    socket: Arc<Socket>,
     /// The place in the runtime's epoll set; none while nobody needs to know what arrives.
-    arrivals: Option<AsyncFd<Arc<TcpStream>>>,
+    arrivals: Option<AsyncFd<Arc<Socket>>>,
     switch: Arc<Switch>,
 }
 
 /// The sending half.
-pub(crate) struct TcpWrite {
-    socket: AsyncFd<TcpStream>,
+pub(crate) struct QuietWrite {
+    socket: AsyncFd<Socket>,
 }
 
 /// Says what arrivals do; the socket itself may be deep inside a TLS stream.
@@ -61,35 +62,43 @@ impl Arrivals {
     }
 }
 
-impl Tcp {
-    /// Takes over a connected socket.
-    pub(crate) fn new(stream: tokio::net::TcpStream) -> io::Result<Self> {
-        let read = stream.into_std()?;
+impl Quiet {
+    /// Takes over a connected TCP socket.
+    pub(crate) fn tcp(stream: tokio::net::TcpStream) -> io::Result<Self> {
+        Self::new(stream.into_std()?.into())
+    }
+
+    /// Takes over a connected Unix socket.
+    pub(crate) fn unix(stream: tokio::net::UnixStream) -> io::Result<Self> {
+        Self::new(stream.into_std()?.into())
+    }
+
+    fn new(read: Socket) -> io::Result<Self> {
         let write = kernel::registered(read.try_clone()?, Interest::WRITABLE)?;
-        let read = TcpRead { socket: Arc::new(read), arrivals: None, switch: Arc::default() };
-        Ok(Self { read, write: TcpWrite { socket: write } })
+        let read = QuietRead { socket: Arc::new(read), arrivals: None, switch: Arc::default() };
+        Ok(Self { read, write: QuietWrite { socket: write } })
     }
 
     pub(crate) fn arrivals(&self) -> Arrivals {
         Arrivals(Arc::clone(&self.read.switch))
     }
 
-    pub(crate) fn as_socket(&self) -> &TcpStream {
+    pub(crate) fn as_socket(&self) -> &Socket {
         &self.read.socket
     }
 
-    pub(crate) fn into_split(self) -> (TcpRead, TcpWrite) {
+    pub(crate) fn into_split(self) -> (QuietRead, QuietWrite) {
         (self.read, self.write)
     }
 }
 
-impl AsRawFd for Tcp {
+impl AsRawFd for Quiet {
     fn as_raw_fd(&self) -> RawFd {
         self.read.socket.as_raw_fd()
     }
 }
 
-impl AsyncRead for TcpRead {
+impl AsyncRead for QuietRead {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.switch.present_only.load(Relaxed) {
@@ -122,7 +131,7 @@ impl AsyncRead for TcpRead {
     }
 }
 
-impl AsyncWrite for TcpWrite {
+impl AsyncWrite for QuietWrite {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         loop {
@@ -142,13 +151,13 @@ impl AsyncWrite for TcpWrite {
     }
 }
 
-impl AsyncRead for Tcp {
+impl AsyncRead for Quiet {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().read).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Tcp {
+impl AsyncWrite for Quiet {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().write).poll_write(cx, bytes)
     }
