@@ -186,7 +186,12 @@ impl Writer {
         let (bytes_max, delay_max) = (tunables.group_commit_bytes_max(), tunables.group_commit_delay_max());
         while let Some(command) = self.shared.queue.take() {
             match command {
-                Command::Chunk(chunk) => self.gather_chunk(group, *chunk)?,
+                Command::Chunk(chunk) => {
+                    self.gather_chunk(group, *chunk)?;
+                    // Compressing takes a while. Where all processors are busy, whoever reads a socket with little room must
+                    // not wait for a whole group of them.
+                    std::thread::yield_now();
+                }
                 Command::Commit(commit) => self.gather_commit(group, *commit)?,
                 control => return Ok(Some(control)),
             }

@@ -14,7 +14,7 @@
 //!
 //! Over a Unix socket every message stays a buffer of its own, and the sender's socket has room for some hundred of them,
 //! whatever their size: long pauses stop it. What it can be spared there is to wake us up for each message. So the pauses are
-//! short, and just so long that a read brings some dozens of messages.
+//! short, and just so long that a read brings some of that.
 //!
 //! Far away a small window would be the bottleneck itself: there are no pauses.
 
@@ -52,10 +52,11 @@ const SOONER: f64 = 0.998;
 const LATER: f64 = 1.1;
 /// Lets a backlog grow: a megabyte, at the usual speed of a walsender.
 const REFILL: Duration = Duration::from_millis(16);
-/// Over a Unix socket: what a read should bring. Of the smallest messages, of sixty bytes, that is half of what the sender has
-/// room for by default (208 KiB, of which each takes three quarters of a KiB), of ordinary rows an eighth.
-const MESSAGES_BYTES_MIN: usize = 4 * 1024;
-const MESSAGES_BYTES_MAX: usize = 8 * 1024;
+/// Over a Unix socket: what a message takes of the sender's room beside its bytes.
+const MESSAGE_ROOM: usize = 640;
+/// And how much of that room a read should free: of the usual 208 KiB a quarter to two fifths, so that the sender never waits.
+const ROOM_MIN: usize = 52 * 1024;
+const ROOM_MAX: usize = 84 * 1024;
 const MESSAGES_PAUSE_FIRST: Duration = Duration::from_micros(100);
 const MESSAGES_PAUSE_MIN: Duration = Duration::from_micros(20);
 const MESSAGES_PAUSE_MAX: Duration = Duration::from_millis(1);
@@ -70,6 +71,8 @@ const UNJUDGED_READS: u8 = 2;
 pub(crate) struct ReadSeen {
     /// How much it brought.
     pub(crate) bytes: usize,
+    /// Messages that ended in the read before.
+    pub(crate) messages: usize,
     /// TCP segments with data that arrived since the previous read; none where that is not known.
     pub(crate) segments: Option<u32>,
     /// From the end of the previous read to the end of this one.
@@ -196,9 +199,10 @@ impl Pacer {
     }
 
     fn steer_by_messages(&mut self, seen: ReadSeen) {
-        if seen.bytes > MESSAGES_BYTES_MAX {
+        let room = seen.bytes + seen.messages * MESSAGE_ROOM;
+        if room > ROOM_MAX {
             self.level = self.level.mul_f64(MESSAGES_SOONER).max(MESSAGES_PAUSE_MIN);
-        } else if seen.bytes < MESSAGES_BYTES_MIN && self.level < MESSAGES_PAUSE_MAX {
+        } else if room < ROOM_MIN && self.level < MESSAGES_PAUSE_MAX {
             self.level = self.level.mul_f64(MESSAGES_LATER).min(MESSAGES_PAUSE_MAX);
         } else if seen.is_little() {
             self.catching_up = false;
@@ -238,7 +242,7 @@ mod tests {
     const MICRO: Duration = Duration::from_micros(1);
 
     fn read(bytes: usize, segments: u32, micros: u32) -> ReadSeen {
-        ReadSeen { bytes, segments: Some(segments), elapsed: MICRO * micros }
+        ReadSeen { bytes, messages: bytes / 180, segments: Some(segments), elapsed: MICRO * micros }
     }
 
     fn catching_up() -> Pacer {
@@ -331,13 +335,13 @@ mod tests {
             pacer.observe(read(180, 0, 10));
         }
         assert_eq!(pacer.pause(), Some(MESSAGES_PAUSE_FIRST));
-        // A sender of 30 bytes per microsecond.
+        // A sender of one message in six microseconds.
         for _ in 0..1000 {
             let micros = u32::try_from(pacer.pause().unwrap().as_micros()).unwrap() + 50;
             pacer.observe(read(30 * micros as usize, 0, micros));
         }
         let settled = pacer.pause().unwrap() + MICRO * 50;
-        assert!((MICRO * 130..MICRO * 280).contains(&settled), "{settled:?}");
+        assert!((MICRO * 360..MICRO * 660).contains(&settled), "{settled:?}");
         let mut reads = 0;
         while pacer.pause().is_some() {
             pacer.observe(read(200, 0, 1000));

@@ -91,6 +91,8 @@ pub struct WalReader {
     arrivals: Arrivals,
     segments: Option<u32>,
     bytes_read: u64,
+    /// Messages handed over since the read before the last.
+    messages: usize,
 }
 
 impl WalReader {
@@ -119,6 +121,7 @@ impl WalReader {
             arrivals,
             segments: tcp_descriptor.and_then(tcp_data_segments),
             bytes_read: 0,
+            messages: 0,
         };
         Ok((reader, FeedbackWriter::new(write)))
     }
@@ -177,6 +180,7 @@ impl WalReader {
                 self.ended = self.take_frames(frames).err();
             }
             if frames.len() > before {
+                self.messages += frames.len() - before;
                 return Ok(());
             }
             if let Some(error) = self.ended.take() {
@@ -263,7 +267,7 @@ impl WalReader {
             segments = count.zip(self.segments).map(|(count, before)| count.wrapping_sub(before));
             self.segments = count;
         }
-        pacer.observe(ReadSeen { bytes, segments, elapsed });
+        pacer.observe(ReadSeen { bytes, messages: std::mem::take(&mut self.messages), segments, elapsed });
         if pacer.pause().is_some() && !was_pausing {
             self.segments = self.tcp_descriptor.and_then(tcp_data_segments);
         }
