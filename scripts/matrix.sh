@@ -13,7 +13,7 @@ shift
 export DBSTREAMD_PYTHON="${DBSTREAMD_PYTHON:-$cache/python/bin/python}"
 
 # The modules of tests/e2e that ask most of the server.
-core=(fidelity:: values:: schemas:: lost_schema:: ddl:: diverged:: ordering:: resuming:: huge_transaction:: slot_guard:: bad_slot:: bad_server:: other_history:: epochs::)
+core=(fidelity:: values:: schemas:: lost_schema:: ddl:: diverged:: ordering:: resuming:: huge_transaction:: slot_guard:: unpublished:: bad_slot:: bad_server:: other_history:: epochs::)
 
 status=0
 summary=()

@@ -35,14 +35,15 @@ use crate::machine::Machine;
 
 const EXAMPLES: &str = "\
 Examples:
-  Everything, as `make bench` does it (about three quarters of an hour):
+  Everything, as `make bench` does it (more than an hour):
     dbstreamd-lab all --binary target/release/dbstreamd --results lab/results
   A quick look at one workload (half a minute):
     dbstreamd-lab drain --binary target/release/dbstreamd --rows 100000 --runs 1 --workloads t2 \\
       --clients pg-recvlogical,dbstreamd --transports tcp
   Does all of it work at all, as CI asks (ratios of so few rows mean nothing):
     dbstreamd-lab all --binary target/release/dbstreamd \\
-      --rows 20000 --transactions 2000 --runs 1 --repeats 0 --log-bytes 50000000 --latency-runs 1 --latency-seconds 1
+      --rows 20000 --transactions 2000 --runs 1 --repeats 0 --log-bytes 50000000 --latency-runs 1 --latency-seconds 1 \\
+      --subscribers 300 --connections 10 --seconds 1 --fanout-runs 1 --events 20000 --replay-runs 1
   For programs:
     dbstreamd-lab drain --binary target/release/dbstreamd --json > drain.json
 
@@ -109,6 +110,10 @@ struct All {
     #[command(flatten)]
     start: start::Size,
     #[command(flatten)]
+    crowd: fanout::Crowd,
+    #[command(flatten)]
+    replay: replay::Length,
+    #[command(flatten)]
     output: report::Output,
 }
 
@@ -121,6 +126,8 @@ fn all(arguments: &All) -> Result<(), LabError> {
         latency::section(&arguments.latency, &rules, &[("dbstreamd".into(), binary.clone())])?,
         idle::section(binary)?,
         start::section(binary, &arguments.start)?,
+        fanout::section(&arguments.crowd, binary)?,
+        replay::section(&arguments.replay, binary)?,
     ];
     report::publish("dbstreamd on this machine", &machine, &sections, &arguments.output)
 }
