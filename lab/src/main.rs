@@ -158,3 +158,16 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_benchmarks_together_take_the_options_of_each() {
+        let line = "dbstreamd-lab all --binary x --rows 1 --runs 1 --foreign-max 0.2 --latency-runs 2 --log-bytes 3 \
+                    --fanout-runs 4 --fanout-foreign-max 0.3 --events 5 --replay-runs 6 --replay-foreign-max 0.4";
+        let parsed = Arguments::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string());
+        assert_eq!(parsed.err(), None);
+    }
+}

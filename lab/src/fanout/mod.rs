@@ -71,10 +71,10 @@ pub(crate) struct Crowd {
     #[arg(long, default_value_t = 20)]
     seconds: u64,
     /// How often all that is done, with a fresh daemon each time.
-    #[arg(long = "fanout-runs", default_value_t = 5)]
+    #[arg(id = "fanout-runs", long = "fanout-runs", default_value_t = 5)]
     runs: usize,
     /// CPU of other processes, in cores, from which on a run gives no figure for a floor.
-    #[arg(long = "fanout-foreign-max", default_value_t = 0.10, value_name = "CORES")]
+    #[arg(id = "fanout-foreign-max", long = "fanout-foreign-max", default_value_t = 0.10, value_name = "CORES")]
     foreign_max: f64,
 }
 

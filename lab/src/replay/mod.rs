@@ -43,13 +43,13 @@ pub(crate) struct Length {
     #[arg(long, default_value_t = FLOOR_EVENTS)]
     events: u64,
     /// Runs of each client, in turn.
-    #[arg(long = "replay-runs", default_value_t = 5)]
+    #[arg(id = "replay-runs", long = "replay-runs", default_value_t = 5)]
     runs: usize,
     /// Readers that read the same at a time, in the run of several.
     #[arg(long, default_value_t = 4)]
     readers: usize,
     /// CPU of other processes, in cores, from which on a run gives no figure for a floor.
-    #[arg(long = "replay-foreign-max", default_value_t = 0.10, value_name = "CORES")]
+    #[arg(id = "replay-foreign-max", long = "replay-foreign-max", default_value_t = 0.10, value_name = "CORES")]
     foreign_max: f64,
     /// The NATS server.
     #[arg(long, default_value = "nats-server", value_name = "PROGRAM")]
