@@ -67,7 +67,7 @@ pub struct TailPiece {
     chunks: u64,
     /// What it may have in bytes.
     bytes_max: usize,
-    /// What comes next was there and did not fit.
+    /// There was more to see, which does not go into it: making it anew would give no more.
     ends_early: bool,
     /// Where the memory of a copy is counted.
     total: Option<Arc<AtomicUsize>>,
@@ -201,7 +201,6 @@ fn make(stream: &Stream, first: Offset, form: PieceForm) -> Option<TailPiece> {
     }
     let visible = marks.visible;
     let (mut chunks, mut bytes, mut next): (Vec<Arc<Chunk>>, _, _) = (Vec::new(), 0, first);
-    let mut ends_early = false;
     'all: while next <= visible {
         let some: [_; RING_RUN] = stream.ring.find_run(next);
         let found = some.iter().flatten().count();
@@ -216,7 +215,6 @@ fn make(stream: &Stream, first: Offset, form: PieceForm) -> Option<TailPiece> {
                 && run.ends.len() == chunk.len()
                 && bytes + run.bytes.len() <= bytes_max;
             if !fits {
-                ends_early = true;
                 break 'all;
             }
             bytes += run.bytes.len();
@@ -248,7 +246,7 @@ fn make(stream: &Stream, first: Offset, form: PieceForm) -> Option<TailPiece> {
         visible_at: front.visible_at(),
         chunks: chunks.len() as u64,
         bytes_max,
-        ends_early,
+        ends_early: next <= visible,
         total,
     })
 }
@@ -347,6 +345,16 @@ mod tests {
         assert_eq!(through(piece(&stream, 1, 10, 10_000).as_ref()), Some(10), "enough for who was woken for that");
         assert_eq!(through(piece(&stream, 1, 12, 10_000).as_ref()), Some(12));
         assert_eq!(through(piece(&stream, 1, 10, 10_000).as_ref()), Some(12));
+    }
+
+    #[test]
+    fn a_piece_before_what_is_on_disk_only_is_made_once_for_all() {
+        let total = Arc::default();
+        let stream = stream(10, 20, |_| 1, &total);
+        let one = piece(&stream, 1, 20, 10_000).unwrap();
+        assert_eq!(through(Some(&one)), Some(10));
+        assert!(Arc::ptr_eq(&one, &piece(&stream, 1, 20, 10_000).unwrap()));
+        assert!(piece(&stream, 11, 20, 10_000).is_none(), "a reader's business");
     }
 
     #[test]
