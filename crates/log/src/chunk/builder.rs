@@ -115,10 +115,11 @@ impl Builder {
     pub(crate) fn take_whole(&mut self) -> Parts {
         let mark = std::mem::take(&mut self.whole);
         let mut whole = std::mem::take(&mut self.parts);
+        self.start_buffer(mark);
         if mark.events < whole.events.len() {
-            self.parts.events = whole.events.split_off(mark.events);
-            self.parts.bodies = whole.bodies.split_off(mark.bodies);
-            self.parts.units = whole.units.split_off(mark.units);
+            move_tail(&mut whole.events, mark.events, &mut self.parts.events);
+            move_tail(&mut whole.bodies, mark.bodies, &mut self.parts.bodies);
+            move_tail(&mut whole.units, mark.units, &mut self.parts.units);
             // The open unit's events point into the same list of schemas.
             self.parts.schemas.clone_from(&whole.schemas);
             let moved = u32::try_from(mark.bodies).unwrap_or(u32::MAX);
@@ -126,7 +127,6 @@ impl Builder {
             self.parts.units.iter_mut().for_each(|unit| unit.first_event = 0);
         } else {
             self.places.clear();
-            self.start_buffer(&whole);
         }
         whole.trim();
         whole
@@ -137,7 +137,7 @@ impl Builder {
         self.whole = Mark::default();
         self.places.clear();
         let mut all = std::mem::take(&mut self.parts);
-        self.start_buffer(&all);
+        self.start_buffer(all.mark());
         all.trim();
         all
     }
@@ -163,12 +163,12 @@ impl Builder {
 
     /// Starts with about as much room as the last chunk took: so a busy stream does not grow its buffers again and again,
     /// and a quiet one does not hold 128 KiB.
-    fn start_buffer(&mut self, taken: &Parts) {
+    fn start_buffer(&mut self, taken: Mark) {
         // With an eighth to spare: chunks that are about as long as each other are never grown, which would be a copy.
-        let bodies = taken.bodies.len() + taken.bodies.len() / 8;
-        let events = taken.events.len() + taken.events.len() / 8;
+        let (bodies, events) = (taken.bodies + taken.bodies / 8, taken.events + taken.events / 8);
         self.parts.bodies.reserve(bodies.min(BUFFER_HINT_MAX));
         self.parts.events.reserve(events.min(BUFFER_HINT_MAX / EVENT_WEIGHT));
+        self.parts.units.reserve(taken.units.min(BUFFER_HINT_MAX / UNIT_WEIGHT));
     }
 
     #[inline]
@@ -189,6 +189,12 @@ impl Builder {
         }
         place
     }
+}
+
+/// Moves what is behind `start`; `split_off` would leave a list without room for more.
+fn move_tail<T: Copy>(from: &mut Vec<T>, start: usize, to: &mut Vec<T>) {
+    to.extend_from_slice(from.get(start..).unwrap_or_default());
+    from.truncate(start);
 }
 
 impl Parts {

@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::Durable;
 use crate::appender::Restart;
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, Framed};
 use crate::consumers::Claim;
 use crate::credit::Credit;
 use crate::epochs::{EpochBreak, EpochRecord};
@@ -112,6 +112,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, LogError>>;
 pub(crate) struct ChunkCommand {
     pub(crate) stream: Arc<Stream>,
     pub(crate) chunk: Chunk,
+    /// Its stored form, where it was made already.
+    pub(crate) framed: Option<Framed>,
     /// Schema versions first used here or in a chunk soon after.
     pub(crate) schemas: Vec<StoredSchema>,
     /// What became known of tables in the units that end here.
@@ -136,8 +138,8 @@ impl ChunkCommand {
     }
 }
 
-/// Patient chunks are written when there are this many bytes of them,
-const PATIENT_BYTES_MAX: usize = 512 * 1024;
+/// Patient chunks are written when there are this many bytes of them, or half of what a group commit may be,
+const PATIENT_BYTES_MAX: usize = 1024 * 1024;
 /// or when the first of them has waited for so long: a source that fills them more slowly is hardly behind.
 const PATIENCE: Duration = Duration::from_millis(20);
 
@@ -152,10 +154,10 @@ pub(crate) struct CommitCommand {
 }
 
 /// The queue.
-#[derive(Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
     ready: Condvar,
+    patient_bytes_max: usize,
     /// A copy of the state's, to look at without the lock.
     life: AtomicU64,
 }
@@ -186,18 +188,13 @@ struct Patient {
 }
 
 impl State {
-    fn patience_ends(&self) -> Option<Instant> {
+    fn patience_ends(&self, bytes_max: usize) -> Option<Instant> {
         let patient = self.patient.as_ref()?;
-        Some(if patient.bytes >= PATIENT_BYTES_MAX { patient.since } else { patient.since + PATIENCE })
-    }
-
-    /// Whether the writer should turn to it.
-    fn is_due(&self, now: Instant) -> bool {
-        self.pressing > 0 || self.urgent || self.patience_ends().is_some_and(|end| end <= now)
+        Some(if patient.bytes >= bytes_max { patient.since } else { patient.since + PATIENCE })
     }
 
     /// Counts a command that comes; whether the writer must hear of it.
-    fn count_in(&mut self, command: &Command) -> bool {
+    fn count_in(&mut self, command: &Command, bytes_max: usize) -> bool {
         let Command::Chunk(chunk) = command else {
             self.pressing += 1;
             return true;
@@ -212,7 +209,7 @@ impl State {
         patient.count += 1;
         patient.bytes += chunk.bytes();
         // Of the first, to know until when it can sleep.
-        first || patient.bytes >= PATIENT_BYTES_MAX
+        first || patient.bytes >= bytes_max
     }
 
     /// Counts a command that is taken.
@@ -240,6 +237,12 @@ impl State {
 }
 
 impl Queue {
+    /// Where a group commit is at most so many bytes.
+    pub(crate) fn new(group_bytes_max: usize) -> Self {
+        let patient_bytes_max = PATIENT_BYTES_MAX.min(group_bytes_max / 2);
+        Self { state: Mutex::default(), ready: Condvar::new(), patient_bytes_max, life: AtomicU64::new(0) }
+    }
+
     /// Hands a command over; gives it back when the writer has ended.
     pub(crate) fn push(&self, command: Command) -> Result<(), Command> {
         let mut state = self.state.lock();
@@ -247,7 +250,7 @@ impl Queue {
         if state.ended || stale {
             return Err(command);
         }
-        let wake = state.count_in(&command);
+        let wake = state.count_in(&command, self.patient_bytes_max);
         state.commands.push_back(command);
         drop(state);
         if wake {
@@ -286,11 +289,12 @@ impl Queue {
         let mut state = self.state.lock();
         loop {
             let now = Instant::now();
-            let due = state.is_due(now);
+            let patience_ends = state.patience_ends(self.patient_bytes_max);
+            let due = state.pressing > 0 || state.urgent || patience_ends.is_some_and(|end| end <= now);
             if due || now >= deadline {
                 return due;
             }
-            let until = state.patience_ends().map_or(deadline, |end| end.min(deadline));
+            let until = patience_ends.map_or(deadline, |end| end.min(deadline));
             // Whether it was woken or the time has come is seen above.
             self.ready.wait_until(&mut state, until);
         }
