@@ -54,9 +54,9 @@ const LATER: f64 = 1.1;
 const REFILL: Duration = Duration::from_millis(16);
 /// Over a Unix socket: what a message takes of the sender's room beside its bytes.
 const MESSAGE_ROOM: usize = 640;
-/// And how much of that room a read should free: of the usual 208 KiB a quarter to two fifths, so that the sender never waits.
-const ROOM_MIN: usize = 52 * 1024;
-const ROOM_MAX: usize = 84 * 1024;
+/// And how much of that room a read should free: of the usual 208 KiB two fifths to a half, so that the sender never waits.
+const ROOM_MIN: usize = 80 * 1024;
+const ROOM_MAX: usize = 112 * 1024;
 const MESSAGES_PAUSE_FIRST: Duration = Duration::from_micros(100);
 const MESSAGES_PAUSE_MIN: Duration = Duration::from_micros(20);
 const MESSAGES_PAUSE_MAX: Duration = Duration::from_millis(1);
@@ -341,7 +341,7 @@ mod tests {
             pacer.observe(read(30 * micros as usize, 0, micros));
         }
         let settled = pacer.pause().unwrap() + MICRO * 50;
-        assert!((MICRO * 360..MICRO * 660).contains(&settled), "{settled:?}");
+        assert!((MICRO * 570..MICRO * 870).contains(&settled), "{settled:?}");
         let mut reads = 0;
         while pacer.pause().is_some() {
             pacer.observe(read(200, 0, 1000));
