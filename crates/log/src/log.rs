@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::appender::Appender;
+use crate::chunk::Framer;
 use crate::epochs::EpochRecord;
 use crate::error::LogError;
 use crate::metrics::LogMetrics;
@@ -106,8 +107,9 @@ impl Log {
         let shared = Arc::new(Shared {
             tunables: Tunables::new(&options),
             settings: RwLock::new(std::mem::take(&mut loaded.settings)),
+            queue: Queue::new(options.group_commit_bytes_max),
+            framer: Framer::new(options.group_commit_bytes_max / 2),
             options,
-            queue: Queue::default(),
             metrics: LogMetrics::default(),
             closed: watch::Sender::new(false),
             disk_reads: Arc::new(Semaphore::new(DISK_READS_MAX)),

@@ -20,7 +20,7 @@ pub struct LogOptions {
     /// The data directory; created when missing.
     pub dir: PathBuf,
     /// A group commit is closed at this many bytes. 4 MiB: an fsync of it takes a few milliseconds, and more bytes
-    /// per fsync no longer raise throughput.
+    /// per fsync no longer raise throughput. Half as much may wait for the writer in its stored form.
     pub group_commit_bytes_max: usize,
     /// A group commit takes in what arrives while it is being put together, for at most this long. It is never
     /// waited for: an idle disk is used at once.

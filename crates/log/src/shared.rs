@@ -11,6 +11,7 @@ use dbstreamd_model::StreamId;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use crate::chunk::Framer;
 use crate::error::LogError;
 use crate::metrics::LogMetrics;
 use crate::options::LogOptions;
@@ -27,6 +28,7 @@ pub(crate) const CLOSE_WAIT_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Shared {
     pub(crate) options: LogOptions,
     pub(crate) queue: Queue,
+    pub(crate) framer: Framer,
     pub(crate) metrics: LogMetrics,
     /// Becomes true when the log is closed.
     pub(crate) closed: watch::Sender<bool>,

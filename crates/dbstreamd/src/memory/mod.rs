@@ -183,7 +183,11 @@ impl Budget {
                 size(log.memtable_budget_bytes),
                 "written, not in table files; flushes included".into(),
             ),
-            row(Component::GroupCommit, 2 * size(log.group_commit_bytes_max), "the commit being written".into()),
+            row(
+                Component::GroupCommit,
+                5 * size(log.group_commit_bytes_max) / 2,
+                "the commit being written, and what is ready for the next".into(),
+            ),
             row(Component::Compaction, FLUSH_BYTES, "files being written; events are never compacted".into()),
             row(
                 Component::DiskReads,

@@ -3,12 +3,13 @@
 //! A chunk holds either only whole units, or a fragment of one unit that is too large for a chunk of its own. So
 //! whatever is invisible is whole chunks, and the visible watermark always lies on a chunk's border.
 //!
-//! `builder` puts chunks together, `frame` and `index` turn them into bytes and back. What a chunk says to readers is
+//! `builder` puts chunks together, `frame` and `index` turn them into bytes and back, `framer` says who does it. What a chunk says to readers is
 //! here; where chunks are kept is the business of `store` and of the tail ring.
 
 mod builder;
 mod codec;
 mod frame;
+mod framer;
 mod index;
 #[cfg(test)]
 mod tests;
@@ -26,8 +27,10 @@ use dbstreamd_model::{Epoch, Lsn, Offset, Op, StreamId, Timestamp};
 pub(crate) use builder::{Builder, Parts};
 pub(crate) use codec::CodecChoice;
 pub(crate) use frame::{ChunkHeader, FrameError, Scratch, decode, encode, peek};
+pub(crate) use framer::{Framed, Framer};
 
 use crate::schemas::StoredSchema;
+use crate::store::ChunkKey;
 
 /// A run of events of one stream.
 pub struct Chunk {
@@ -180,6 +183,11 @@ impl Chunk {
     /// Offset of its last event.
     pub fn last_offset(&self) -> Offset {
         Offset(self.first_offset.0.saturating_add(self.len() as u64).saturating_sub(1))
+    }
+
+    /// Where it is stored.
+    pub(crate) fn key(&self) -> ChunkKey {
+        ChunkKey { stream: self.stream, epoch: self.epoch, last_offset: self.last_offset() }
     }
 
     /// The epoch of all its events.

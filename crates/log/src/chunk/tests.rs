@@ -85,12 +85,8 @@ fn chunk_of(units: &[RandomUnit], first_ordinal: u32, finished: bool) -> Chunk {
     }
 }
 
-fn key_of(chunk: &Chunk) -> ChunkKey {
-    ChunkKey { stream: chunk.stream, epoch: chunk.epoch, last_offset: chunk.last_offset() }
-}
-
 fn encoded(chunk: &Chunk) -> Vec<u8> {
-    encode(chunk, &key_of(chunk), &mut CodecChoice::default(), &mut Scratch::default()).unwrap().to_vec()
+    encode(chunk, &chunk.key(), &mut CodecChoice::default(), &mut Scratch::default()).unwrap().to_vec()
 }
 
 /// Everything that a reader or a search can see of a chunk.
@@ -117,7 +113,7 @@ proptest! {
     #[test]
     fn a_chunk_of_whole_units_comes_back_as_it_was(units in random_units()) {
         let chunk = chunk_of(&units, 0, true);
-        let back = decode(&key_of(&chunk), &encoded(&chunk), &registry()).unwrap();
+        let back = decode(&chunk.key(), &encoded(&chunk), &registry()).unwrap();
         prop_assert_eq!(seen(&back), seen(&chunk));
         prop_assert_eq!(chunk.events(0..usize::MAX).filter(|event| event.last_in_unit).count(), units.len());
     }
@@ -125,7 +121,7 @@ proptest! {
     #[test]
     fn a_fragment_comes_back_as_it_was(units in random_units(), ordinal in 1..u32::MAX / 2, finished: bool) {
         let chunk = chunk_of(&units[..1], ordinal, finished);
-        let back = decode(&key_of(&chunk), &encoded(&chunk), &registry()).unwrap();
+        let back = decode(&chunk.key(), &encoded(&chunk), &registry()).unwrap();
         prop_assert_eq!(seen(&back), seen(&chunk));
         prop_assert_eq!(back.event(0).unwrap().ordinal, ordinal);
         prop_assert_eq!(back.event(back.len() - 1).unwrap().last_in_unit, finished);
@@ -146,10 +142,10 @@ proptest! {
         let chunk = chunk_of(&units, 0, true);
         let mut value = encoded(&chunk);
         let place = place.index(value.len());
-        prop_assert!(decode(&key_of(&chunk), &value[..place], &registry()).is_err());
+        prop_assert!(decode(&chunk.key(), &value[..place], &registry()).is_err());
         value[place] ^= 1 << bit;
-        prop_assert!(decode(&key_of(&chunk), &value, &registry()).is_err());
-        prop_assert!(peek(&key_of(&chunk), &value).is_err());
+        prop_assert!(decode(&chunk.key(), &value, &registry()).is_err());
+        prop_assert!(peek(&chunk.key(), &value).is_err());
     }
 
     #[test]
@@ -162,11 +158,11 @@ proptest! {
         value[place] = byte;
         let mut crc = crc32fast::Hasher::new();
         crc.update(&value[..4]);
-        crc.update(&key_of(&chunk).to_bytes());
+        crc.update(&chunk.key().to_bytes());
         crc.update(&value[8..]);
         let crc = crc.finalize().to_le_bytes();
         value[4..8].copy_from_slice(&crc);
-        if let Ok(back) = decode(&key_of(&chunk), &value, &registry()) {
+        if let Ok(back) = decode(&chunk.key(), &value, &registry()) {
             back.events(0..back.len()).for_each(|event| drop(format!("{event:?}")));
         }
     }
@@ -180,7 +176,7 @@ fn every_flipped_bit_of_one_chunk_is_detected() {
         for bit in 0..8 {
             let mut flipped = value.clone();
             flipped[place] ^= 1 << bit;
-            assert!(decode(&key_of(&chunk), &flipped, &registry()).is_err(), "bit {bit} of byte {place}");
+            assert!(decode(&chunk.key(), &flipped, &registry()).is_err(), "bit {bit} of byte {place}");
         }
     }
 }
@@ -188,7 +184,7 @@ fn every_flipped_bit_of_one_chunk_is_detected() {
 #[test]
 fn a_value_under_another_key_is_not_served() {
     let chunk = golden();
-    let (key, value) = (key_of(&chunk), encoded(&chunk));
+    let (key, value) = (chunk.key(), encoded(&chunk));
     for other in [
         ChunkKey { stream: StreamId(8), ..key },
         ChunkKey { epoch: Epoch(2), ..key },
@@ -202,10 +198,10 @@ fn a_value_under_another_key_is_not_served() {
 fn a_chunk_of_an_unknown_version_or_schema_says_so() {
     let chunk = golden();
     let mut value = encoded(&chunk);
-    let missing = decode(&key_of(&chunk), &value, &SchemaRegistry::default());
+    let missing = decode(&chunk.key(), &value, &SchemaRegistry::default());
     assert_eq!(missing.unwrap_err(), FrameError::UnknownSchema(1));
     value[2] = 9;
-    assert_eq!(decode(&key_of(&chunk), &value, &registry()).unwrap_err(), FrameError::Version(9));
+    assert_eq!(decode(&chunk.key(), &value, &registry()).unwrap_err(), FrameError::Version(9));
 }
 
 #[test]
@@ -220,7 +216,7 @@ fn incompressible_bodies_are_stored_as_they_are() {
     let value = encoded(&chunk);
     assert!((body.len()..body.len() + 120).contains(&value.len()), "{} bytes", value.len());
     assert_eq!(value[3] & 3, 0, "not compressed");
-    assert_eq!(seen(&decode(&key_of(&chunk), &value, &registry()).unwrap()), seen(&chunk));
+    assert_eq!(seen(&decode(&chunk.key(), &value, &registry()).unwrap()), seen(&chunk));
 }
 
 #[test]
@@ -256,6 +252,31 @@ fn the_golden_chunk_of_version_1_is_readable() {
         std::fs::write(path, encoded(&golden())).unwrap();
     }
     let value = std::fs::read(path).unwrap();
-    let back = decode(&key_of(&golden()), &value, &registry()).unwrap();
+    let back = decode(&golden().key(), &value, &registry()).unwrap();
     assert_eq!(seen(&back), seen(&golden()));
+}
+
+/// A chunk of one event that nothing makes smaller.
+fn chunk_of_noise(bytes: usize) -> Chunk {
+    let mut state = 1_u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    chunk_of(&[(vec![(Op::Insert as u8, 1, (0..bytes).map(|_| noise()).collect())], 7, 1, 1)], 0, true)
+}
+
+#[test]
+fn what_is_made_ahead_of_the_writer_is_what_the_writer_would_make_and_is_bounded() {
+    let (framer, mut choice) = (Framer::new(2_000_000), CodecChoice::default());
+    let chunk = chunk_of_noise(100_000);
+    let mut ahead: Vec<_> = std::iter::from_fn(|| framer.frame(&chunk, &mut choice)).collect();
+    assert!((18..=21).contains(&ahead.len()), "{} frames of 100 kB", ahead.len());
+    assert!(ahead.iter().all(|framed| framed.value() == encoded(&chunk)));
+    // Once the writer has taken one there is room for another.
+    ahead.pop();
+    let again = framer.frame(&chunk, &mut choice);
+    assert!(again.is_some() && framer.frame(&chunk, &mut choice).is_none());
+    drop((ahead, again));
+    assert!(framer.frame(&chunk_of_noise(1_000_000), &mut choice).is_none(), "one huge event keeps everyone waiting");
 }

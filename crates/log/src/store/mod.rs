@@ -247,7 +247,20 @@ impl Store {
     }
 }
 
+/// A batch larger than this, of a huge row, gives its memory back.
+const BATCH_KEPT_MAX: usize = 1 << 20;
+
 impl Batch {
+    /// An empty one, with this one's memory.
+    pub(crate) fn recycled(&mut self) -> Self {
+        if self.inner.size_in_bytes() > BATCH_KEPT_MAX {
+            return Self::default();
+        }
+        let mut inner = std::mem::take(&mut self.inner);
+        inner.clear();
+        Self { inner }
+    }
+
     pub(crate) fn clear(&mut self) {
         self.inner.clear();
     }

@@ -78,7 +78,8 @@ impl Group {
 impl Writer {
     /// Puts a chunk, with the schemas it brings, into the group.
     pub(super) fn gather_chunk(&mut self, group: &mut Group, command: ChunkCommand) -> Result<(), LogError> {
-        let ChunkCommand { stream, chunk, schemas, tables, confirm, credit, in_flight, appended_at, .. } = command;
+        let ChunkCommand { stream, chunk, framed, schemas, tables, confirm, credit, in_flight, appended_at, .. } =
+            command;
         let (class, last) = self.class_of(stream.id)?;
         let (partition, closed) = self.active_partition(&mut group.batch, class, last)?;
         group.closed.extend(closed);
@@ -117,9 +118,12 @@ impl Writer {
             group.places.push((Arc::clone(&stream), partition, entry));
         }
 
-        let key = ChunkKey { stream: chunk.stream, epoch: chunk.epoch, last_offset: chunk.last_offset() };
-        let value = encode(&chunk, &key, &mut slot.codec, &mut self.scratch)
-            .map_err(|error| LogError::Store { action: "encode a chunk", reason: error.to_string() })?;
+        let key = chunk.key();
+        let value = match &framed {
+            Some(framed) => framed.value(),
+            None => encode(&chunk, &key, &mut slot.codec, &mut self.scratch)
+                .map_err(|error| LogError::Store { action: "encode a chunk", reason: error.to_string() })?,
+        };
         self.store.put_chunk(&mut group.batch, partition, &key, value)?;
         let bytes = ChunkKey::BYTES + value.len();
         slot.advance(&chunk, bytes);
@@ -203,7 +207,8 @@ impl Writer {
             metrics.flush_bytes.observe(f64::from(u32::try_from(group.stored_bytes).unwrap_or(u32::MAX)));
             metrics.flushes.inc();
         }
-        self.publish(std::mem::take(group))
+        let next = Group { batch: group.batch.recycled(), ..Group::default() };
+        self.publish(std::mem::replace(group, next))
     }
 
     fn publish(&mut self, group: Group) -> Result<(), LogError> {

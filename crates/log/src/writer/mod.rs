@@ -110,9 +110,9 @@ impl Writer {
 
     /// The thread's whole life.
     pub(crate) fn run(mut self) {
+        // Outlives a failing turn: whoever waits for something in it must find the failure when it wakes up.
+        let mut group = Group::default();
         loop {
-            // Outlives a failing turn: whoever waits for something in it must find the failure when it wakes up.
-            let mut group = Group::default();
             // A bug must not leave appenders waiting for a thread that is gone. What a turn that panicked left half done
             // is not used any more: after a failure only the queue is answered.
             let turn = catch_unwind(AssertUnwindSafe(|| self.turn(&mut group)));
@@ -125,7 +125,7 @@ impl Writer {
                     let failure = if broken { self.shared.break_off(error) } else { self.shared.fail(error) };
                     let notice = Notice::new(Severity::Error, "log_stopped", failure.to_string());
                     self.shared.options.notices.push(notice);
-                    drop(group);
+                    drop(std::mem::take(&mut group));
                     if broken {
                         return self.refuse_all(&failure, true);
                     }
@@ -186,12 +186,7 @@ impl Writer {
         let (bytes_max, delay_max) = (tunables.group_commit_bytes_max(), tunables.group_commit_delay_max());
         while let Some(command) = self.shared.queue.take() {
             match command {
-                Command::Chunk(chunk) => {
-                    self.gather_chunk(group, *chunk)?;
-                    // Compressing takes a while. Where all processors are busy, whoever reads a socket with little room must
-                    // not wait for a whole group of them.
-                    std::thread::yield_now();
-                }
+                Command::Chunk(chunk) => self.gather_chunk(group, *chunk)?,
                 Command::Commit(commit) => self.gather_commit(group, *commit)?,
                 control => return Ok(Some(control)),
             }
