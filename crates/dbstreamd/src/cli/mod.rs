@@ -280,6 +280,7 @@ fn run(command: Command) -> Result<(), CliError> {
         // How many threads there are is a part of the memory budget.
         Command::Serve(arguments) => {
             let config = serve::configure(arguments)?;
+            crate::memory::limit_heaps(config.threads.workers);
             let mut runtime = Builder::new_multi_thread();
             runtime.worker_threads(config.threads.workers.max(1)).max_blocking_threads(config.threads.blocking_max);
             (runtime, Box::pin(serve::run(config)))

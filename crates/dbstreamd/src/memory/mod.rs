@@ -1,9 +1,10 @@
 //! One memory budget for everything: who may use how much, and whether that fits where we run.
 //!
-//! `profile` has the defaults, `limit` says how much there is, this file adds up, `table` shows it, `usage` compares it with what is used now.
+//! `profile` has the defaults, `limit` says how much there is, `allocator` sets up who hands it out, this file adds up, `table` shows it, `usage` compares it with what is used now.
 //! Each row is a bound that some other part keeps; nothing here limits anything. The sum and the headroom are compared
 //! with the limit before anything is opened: a daemon that would be killed under load does not start.
 
+mod allocator;
 mod limit;
 mod profile;
 mod table;
@@ -15,6 +16,7 @@ use dbstreamd_source::postgres::{KERNEL_BUFFER_BYTES, SESSION_BYTES_MAX};
 use crate::config::Config;
 use crate::delivery::FLOOR_BYTES;
 use crate::grpc::gather::GATHERED_BYTES_MAX;
+pub(crate) use allocator::limit_heaps;
 pub(crate) use limit::Machine;
 pub use limit::{Limit, LimitOrigin};
 pub use profile::Profile;

@@ -16,11 +16,10 @@ use super::{Chunk, CodecChoice};
 
 /// A larger chunk, of one huge event, would keep everyone else on the builder's thread waiting.
 const CHUNK_BYTES_MAX: usize = 512 * 1024;
-/// Buffers that are kept for the next chunks.
-const KEPT_MAX: usize = 4;
 
 /// Makes frames, and knows how many wait.
 pub(crate) struct Framer {
+    /// Buffers for the next chunks: as many as were ever in use at a time, one for each thread at most.
     idle: Mutex<Vec<Scratch>>,
     ahead_bytes: Arc<AtomicUsize>,
     ahead_bytes_max: usize,
@@ -46,11 +45,7 @@ impl Framer {
         }
         let mut scratch = self.idle.lock().pop().unwrap_or_default();
         let value = encode(chunk, &chunk.key(), choice, &mut scratch).ok().map(<[u8]>::to_vec);
-        let mut idle = self.idle.lock();
-        if idle.len() < KEPT_MAX {
-            idle.push(scratch);
-        }
-        drop(idle);
+        self.idle.lock().push(scratch);
         let value = value?;
         self.ahead_bytes.fetch_add(value.len(), Relaxed);
         Some(Framed { value, ahead_bytes: Arc::clone(&self.ahead_bytes) })

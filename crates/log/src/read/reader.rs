@@ -20,11 +20,11 @@ use crate::stream::Stream;
 /// What a reader takes from disk in one go: several chunks, so that it need not go there for each, and few enough
 /// that ten thousand lagging readers do not fill the memory. A stream that was quiet has a chunk for each commit, many of which make a
 /// response.
-const READ_AHEAD: Budget = Budget { chunks: 256, bytes: 512 * 1024 };
+const READ_AHEAD: Budget = Budget { chunks: 256, bytes: 256 * 1024 };
 
-/// What a reader with chunks from disk holds at most, unless one row alone is larger: the chunks it read ahead, the last of
-/// which passed the limit, and the encoding of the one that is being delivered.
-pub const READ_AHEAD_BYTES_MAX: usize = 2 * READ_AHEAD.bytes;
+/// What a reader with chunks from disk holds at most, unless one row alone is larger: the chunks it delivers and those it
+/// reads meanwhile, the last of which passed the limit each time, and the encoding of the one that is being delivered.
+pub const READ_AHEAD_BYTES_MAX: usize = 4 * READ_AHEAD.bytes;
 
 /// How many chunks are taken out of the ring under one lock: what comes in while a subscriber waits for its next turn.
 const RING_RUN: usize = 16;
@@ -245,7 +245,7 @@ impl Reader {
             if self.takes_turns {
                 self.take_turn().await?;
             }
-            self.start_reading(visible);
+            self.start_reading(self.next, visible);
         }
         if let Some(reading) = &mut self.reading {
             let result = reading.await;
@@ -262,17 +262,20 @@ impl Reader {
 }
 
 impl Reader {
-    /// With the last chunk in hand the next ones are read meanwhile, unless others wait in line for that.
+    /// While what was read is delivered the next is read, unless others wait in line for that.
     fn read_on(&mut self, visible: Offset) {
-        let may = self.held.is_some() && self.reading.is_none() && self.shared.read_ahead.available_permits() > 0;
-        if may && self.ahead.is_empty() && self.next <= visible && self.stream.ring.find(self.next).is_none() {
-            self.start_reading(visible);
+        if self.held.is_none() || self.reading.is_some() || self.shared.read_ahead.available_permits() == 0 {
+            return;
+        }
+        let from = self.ahead.back().map_or(self.next, |chunk| chunk.last_offset().next());
+        if from <= visible && self.stream.ring.find(from).is_none() {
+            self.start_reading(from, visible);
         }
     }
 
     /// Starts a read from disk. Few are under way at a time in the whole process; of those who want the same, one.
-    fn start_reading(&mut self, visible: Offset) {
-        let (shared, stream, from) = (Arc::clone(&self.shared), Arc::clone(&self.stream), self.next);
+    fn start_reading(&mut self, from: Offset, visible: Offset) {
+        let (shared, stream) = (Arc::clone(&self.shared), Arc::clone(&self.stream));
         let budget = self.budget;
         self.reading = Some(tokio::spawn(async move {
             let _place = stream.lent.place(from).await;
