@@ -124,6 +124,7 @@ pub struct Appender {
     patient: bool,
     /// Something that may wait was handed over since somebody last pressed.
     left_waiting: bool,
+    /// How the last chunks were compressed.
     codec: CodecChoice,
     /// Which life of the log the session was begun in.
     life: u64,

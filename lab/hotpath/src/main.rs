@@ -1,7 +1,7 @@
 //! `dbstreamd-hotpath`: the way of rows from pgoutput messages to a chunk that is ready for the disk, without a server.
 //!
 //! Made to run under `valgrind --tool=callgrind`, which counts instructions: unlike seconds they are the same on a busy
-//! machine. The two functions that are counted are never inlined, so that they can be named to callgrind;
+//! machine. The functions that are counted are never inlined, so that they can be named to callgrind;
 //! `tests/instructions.rs` does so and compares with `baseline.toml`.
 
 use std::error::Error;

@@ -1,6 +1,7 @@
 //! One memory budget for everything: who may use how much, and whether that fits where we run.
 //!
-//! `profile` has the defaults, `limit` says how much there is, `allocator` sets up who hands it out, this file adds up, `table` shows it, `usage` compares it with what is used now.
+//! `profile` has the defaults, `limit` says how much there is, this file adds up, `table` shows it, `usage` compares it with
+//! what is used now, `allocator` sets up who hands it out.
 //! Each row is a bound that some other part keeps; nothing here limits anything. The sum and the headroom are compared
 //! with the limit before anything is opened: a daemon that would be killed under load does not start.
 
