@@ -47,12 +47,10 @@ lint: ## Check formatting and lints, as CI does
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
-# With JETSTREAM=1 the client of that reference is built in.
-JETSTREAM ?=
 # For example: make bench BENCH=drain ARGS="--rows 100000 --transactions 10000 --runs 1 --workloads t2"
 bench: ## Measure against pg_recvlogical and others, side by side, and write the report (BENCH=drain ARGS="--runs 1 ..")
 	@scripts/setup.sh
-	cargo build --release -p dbstreamd -p dbstreamd-lab $(if $(JETSTREAM),--features dbstreamd-lab/jetstream)
+	cargo build --release -p dbstreamd -p dbstreamd-lab
 	@"$(CARGO_TARGET_DIR)/release/dbstreamd-lab" $(BENCH) --binary "$(CARGO_TARGET_DIR)/release/dbstreamd" --results "$(BENCH_RESULTS)" $(ARGS)
 
 bench-setup: ## Install what `make bench` and `make profile` skip when absent: psycopg2, Debezium with Java 17, NATS, perf

@@ -14,6 +14,7 @@ mod latency;
 mod lean;
 mod machine;
 mod meter;
+mod nats;
 mod plot;
 mod procfs;
 mod profile;
@@ -89,11 +90,9 @@ enum Command {
     #[command(hide = true)]
     Read(replay::reader::Arguments),
     /// A client of the benchmarks: fills a JetStream with what a daemon delivers.
-    #[cfg(feature = "jetstream")]
     #[command(hide = true)]
     JetstreamFill(replay::jetstream::Fill),
     /// A client of the benchmarks: reads a JetStream from its beginning.
-    #[cfg(feature = "jetstream")]
     #[command(hide = true)]
     JetstreamRead(replay::jetstream::Read),
 }
@@ -114,6 +113,8 @@ struct All {
     #[command(flatten)]
     replay: replay::Length,
     #[command(flatten)]
+    nats: nats::Program,
+    #[command(flatten)]
     output: report::Output,
 }
 
@@ -121,13 +122,14 @@ fn all(arguments: &All) -> Result<(), LabError> {
     let mut machine = Machine::look();
     let binary = &arguments.binary;
     let rules = arguments.drain.rules();
+    arguments.nats.describe(&mut machine);
     let sections = [
         drain::section(&arguments.drain, binary, &mut machine)?,
         latency::section(&arguments.latency, &rules, &[("dbstreamd".into(), binary.clone())])?,
         idle::section(binary)?,
         start::section(binary, &arguments.start)?,
-        fanout::section(&arguments.crowd, binary)?,
-        replay::section(&arguments.replay, binary)?,
+        fanout::section(&arguments.crowd, &arguments.nats, binary)?,
+        replay::section(&arguments.replay, &arguments.nats, binary)?,
     ];
     report::publish("dbstreamd on this machine", &machine, &sections, &arguments.output)
 }
@@ -145,9 +147,7 @@ fn main() -> ExitCode {
         Command::Receive(arguments) => receiver::run(&arguments),
         Command::Subscribe(arguments) => subscriber::run(&arguments),
         Command::Read(arguments) => replay::reader::run(&arguments),
-        #[cfg(feature = "jetstream")]
         Command::JetstreamFill(arguments) => replay::jetstream::fill(&arguments),
-        #[cfg(feature = "jetstream")]
         Command::JetstreamRead(arguments) => replay::jetstream::read(&arguments),
     };
     match done {
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn all_benchmarks_together_take_the_options_of_each() {
         let line = "dbstreamd-lab all --binary x --rows 1 --runs 1 --foreign-max 0.2 --latency-runs 2 --log-bytes 3 \
-                    --fanout-runs 4 --fanout-foreign-max 0.3 --events 5 --replay-runs 6 --replay-foreign-max 0.4";
+                    --fanout-runs 4 --fanout-foreign-max 0.3 --events 5 --replay-runs 6 --replay-foreign-max 0.4 --nats-server y";
         let parsed = Arguments::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string());
         assert_eq!(parsed.err(), None);
     }

@@ -34,6 +34,8 @@ pub(super) struct Watch {
     pub(super) deliveries: AtomicU64,
     /// Responses they came in.
     pub(super) responses: AtomicU64,
+    /// Bytes of the events.
+    pub(super) bytes: AtomicU64,
     /// What the first subscriber that failed had to say.
     pub(super) problem: Mutex<Option<LabError>>,
 }
@@ -48,11 +50,12 @@ impl Watch {
             done: AtomicUsize::new(0),
             deliveries: AtomicU64::new(0),
             responses: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             problem: Mutex::new(None),
         })
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
@@ -62,8 +65,13 @@ impl Watch {
         place.inspect(|place| place.store(self.now().max(1), Release));
     }
 
+    /// How many events there are.
+    pub(super) fn events(&self) -> u64 {
+        self.committed.len() as u64
+    }
+
     fn last(&self) -> u64 {
-        self.first + self.committed.len() as u64 - 1
+        self.first + self.events() - 1
     }
 
     /// All latencies together, in microseconds.
@@ -71,18 +79,30 @@ impl Watch {
         self.latency.lock().clone()
     }
 
-    /// Takes over what one connection has seen, if that is all it will see; and how many more of its subscribers have everything.
-    pub(super) fn report(&self, tally: &mut Tally, done: usize, is_all: bool) -> Result<(), LabError> {
-        if is_all {
-            let added = self.latency.lock().add(&tally.latency);
-            added.map_err(|error| LabError::Failed(error.to_string()))?;
-            self.deliveries.fetch_add(tally.deliveries, Relaxed);
-            self.responses.fetch_add(tally.responses, Relaxed);
-        }
+    /// Event `number` has come to a subscriber, at the moment `now`.
+    pub(super) fn received(&self, number: u64, bytes: usize, now: u64, tally: &mut Tally) {
+        let place = usize::try_from(number).ok().and_then(|number| self.committed.get(number));
+        let committed = place.map_or(0, |place| place.load(Acquire));
+        // 0 where the event was faster than the answer to the commit.
+        let late = if committed == 0 { 0 } else { now.saturating_sub(committed) };
+        tally.latency.saturating_record(late / 1000);
+        tally.deliveries += 1;
+        tally.bytes += bytes as u64;
+    }
+
+    /// Takes over what one connection has counted, and how many more of its subscribers have everything.
+    pub(super) fn report(&self, tally: &mut Tally, done: usize) {
+        self.deliveries.fetch_add(std::mem::take(&mut tally.deliveries), Relaxed);
+        self.responses.fetch_add(std::mem::take(&mut tally.responses), Relaxed);
+        self.bytes.fetch_add(std::mem::take(&mut tally.bytes), Relaxed);
         if done > 0 {
             self.done.fetch_add(done, AcqRel);
         }
-        Ok(())
+    }
+
+    /// Takes over the latencies of a connection that will see no more.
+    pub(super) fn finish(&self, tally: &Tally) -> Result<(), LabError> {
+        self.latency.lock().add(&tally.latency).map_err(|error| LabError::Failed(error.to_string()))
     }
 }
 
@@ -91,11 +111,17 @@ pub(super) struct Tally {
     latency: Histogram<u64>,
     deliveries: u64,
     responses: u64,
+    bytes: u64,
 }
 
 impl Tally {
     pub(super) fn new() -> Result<Self, LabError> {
-        Ok(Self { latency: histogram()?, deliveries: 0, responses: 0 })
+        Ok(Self { latency: histogram()?, deliveries: 0, responses: 0, bytes: 0 })
+    }
+
+    /// One more response, with any number of events.
+    pub(super) fn answered(&mut self) {
+        self.responses += 1;
     }
 }
 
@@ -207,21 +233,17 @@ impl Follower {
     fn take_events(&mut self, batch: &[u8], watch: &Watch, tally: &mut Tally) -> Result<(), LabError> {
         let now = watch.now();
         for event in events(batch) {
-            let offset = offset(event?)?;
+            let event = event?;
+            let offset = offset(event)?;
             let due = expected(self.wanted, self.next, watch);
             if offset != due {
                 let problem = format!("subscriber {} got event {offset} in place of {due}", self.number);
                 return Err(LabError::Failed(problem));
             }
             self.next = offset + 1;
-            tally.deliveries += 1;
-            let place = usize::try_from(offset - watch.first).ok().and_then(|number| watch.committed.get(number));
-            let committed = place.map_or(0, |place| place.load(Acquire));
-            // 0 where the event was faster than the answer to the commit.
-            let late = if committed == 0 { 0 } else { now.saturating_sub(committed) };
-            tally.latency.saturating_record(late / 1000);
+            watch.received(offset - watch.first, event.len(), now, tally);
         }
-        tally.responses += 1;
+        tally.answered();
         Ok(())
     }
 }

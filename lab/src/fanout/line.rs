@@ -90,7 +90,10 @@ impl Line {
         while left > 0 {
             let done = self.receive(watch, &mut tally).await?;
             left = left.saturating_sub(done);
-            watch.report(&mut tally, done, left == 0)?;
+            if left == 0 {
+                watch.finish(&tally)?;
+            }
+            watch.report(&mut tally, done);
         }
         Ok(())
     }

@@ -1,9 +1,7 @@
 //! The whole log from its beginning to one subscriber, and to some at once; NATS JetStream with the same bytes beside it.
 //!
-//! The clients do as little as each protocol allows: ours walks the events and checks that their offsets are dense, JetStream's
-//! counts messages. What lies in the log is in the kernel's page cache for both.
+//! The clients do as little as each protocol allows: both walk the events and check that their offsets are dense. What lies in the log is in the kernel's page cache for both.
 
-#[cfg(feature = "jetstream")]
 pub(crate) mod jetstream;
 pub(crate) mod reader;
 
@@ -17,6 +15,7 @@ use crate::daemon::{Daemon, Setup};
 use crate::error::{LabError, io};
 use crate::machine::Machine;
 use crate::meter::{Client, Meter};
+use crate::nats::{Program, Server};
 use crate::report::{Finding, Output, Section, median, publish};
 use crate::workload::{Kind, RUN_SLOT, Workload};
 use crate::{procfs, references};
@@ -32,6 +31,8 @@ pub(crate) struct Arguments {
     binary: PathBuf,
     #[command(flatten)]
     length: Length,
+    #[command(flatten)]
+    nats: Program,
     #[command(flatten)]
     output: Output,
 }
@@ -51,9 +52,6 @@ pub(crate) struct Length {
     /// CPU of other processes, in cores, from which on a run gives no figure for a floor.
     #[arg(id = "replay-foreign-max", long = "replay-foreign-max", default_value_t = 0.10, value_name = "CORES")]
     foreign_max: f64,
-    /// The NATS server.
-    #[arg(long, default_value = "nats-server", value_name = "PROGRAM")]
-    nats_server: PathBuf,
 }
 
 /// Who reads.
@@ -88,12 +86,13 @@ impl Run {
 pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     machine.with("dbstreamd", references::version(&arguments.binary).unwrap_or_else(|| "of unknown version".into()));
-    let section = section(&arguments.length, &arguments.binary)?;
+    arguments.nats.describe(&mut machine);
+    let section = section(&arguments.length, &arguments.nats, &arguments.binary)?;
     publish("dbstreamd: replay", &machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark.
-pub(crate) fn section(length: &Length, binary: &Path) -> Result<Section, LabError> {
+pub(crate) fn section(length: &Length, nats: &Program, binary: &Path) -> Result<Section, LabError> {
     let folder = tempfile::tempdir().map_err(io("temporary folder"))?;
     let cluster = Cluster::builder().setting("max_wal_size", "8GB").setting("autovacuum", "off").start()?;
     eprintln!("replay: writing {} events …", length.events);
@@ -106,7 +105,7 @@ pub(crate) fn section(length: &Length, binary: &Path) -> Result<Section, LabErro
     daemon.wait_visible(workload.rows)?;
     let caches = Caches::of(&daemon)?;
 
-    let reference = reference(length, &daemon, workload.rows, folder.path());
+    let reference = reference(nats, &daemon, workload.rows, folder.path());
     let mut whos = vec![Who::One, Who::Decoding, Who::Several];
     whos.extend(reference.is_ok().then_some(Who::JetStream));
     let mut runs: Vec<(Who, Run)> = Vec::new();
@@ -185,20 +184,12 @@ struct Reference {
     url: String,
     pid: u32,
     /// Stops it when dropped.
-    #[cfg(feature = "jetstream")]
-    _server: jetstream::Server,
+    _server: Server,
 }
 
-#[cfg(not(feature = "jetstream"))]
-fn reference(_: &Length, _: &Daemon, _: u64, _: &Path) -> Result<Reference, String> {
-    Err("skipped: the lab was built without the feature `jetstream`".into())
-}
-
-#[cfg(feature = "jetstream")]
-fn reference(length: &Length, daemon: &Daemon, events: u64, folder: &Path) -> Result<Reference, String> {
-    let server = jetstream::Server::start(&length.nats_server, &folder.join("jetstream"))
-        .map_err(|error| format!("skipped: {error}"))?;
-    let (url, pid) = (server.url().to_owned(), server.pid());
+fn reference(program: &Program, daemon: &Daemon, events: u64, folder: &Path) -> Result<Reference, String> {
+    let server = Server::start(program, &folder.join("jetstream")).map_err(|error| format!("skipped: {error}"))?;
+    let (url, pid) = (server.address().to_owned(), server.pid());
     eprintln!("replay: filling JetStream …");
     let fill = || {
         let own = std::env::current_exe().map_err(io("the lab itself"))?;

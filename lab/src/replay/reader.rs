@@ -29,6 +29,19 @@ pub(crate) struct Counted {
     pub(crate) bytes: u64,
 }
 
+impl Counted {
+    /// Counts an encoded event, which must be the next.
+    pub(super) fn take(&mut self, event: &[u8]) -> Result<(), LabError> {
+        let (seen, due) = (lean::offset(event)?, self.events + 1);
+        if seen != due {
+            return Err(LabError::Failed(format!("offset {seen} came where {due} was due")));
+        }
+        self.events = seen;
+        self.bytes += event.len() as u64;
+        Ok(())
+    }
+}
+
 /// Reads, and prints what came as JSON.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io("a runtime"))?;
@@ -56,13 +69,8 @@ pub(super) async fn follow(grpc: &str, end_offset: u64, mut take: impl FnMut(&[u
                 let Answer::Events(batch) = answer else { return Ok(()) };
                 for event in lean::events(batch) {
                     let event = event?;
-                    let (seen, due) = (lean::offset(event)?, counted.events + 1);
-                    if seen != due {
-                        return Err(LabError::Failed(format!("offset {seen} came where {due} was due")));
-                    }
+                    counted.take(event)?;
                     take(event);
-                    counted.events = seen;
-                    counted.bytes += event.len() as u64;
                 }
                 Ok(())
             })
