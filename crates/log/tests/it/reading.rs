@@ -398,3 +398,52 @@ fn readers_of_the_disk_take_turns_when_memory_allows_one_at_a_time() {
         assert_eq!(log.memory().read_ahead, 0);
     });
 }
+
+/// A log in which a reader finds nothing in memory, and how many chunks one read from its disk brings.
+async fn on_disk(dir: &std::path::Path, turns: usize) -> (Log, dbstreamd_model::StreamId, Writer) {
+    let options = LogOptions { tail_ring_bytes: 0, read_ahead_bytes: turns * READ_AHEAD_BYTES_MAX, ..small(dir) };
+    let log = Log::open(options).unwrap();
+    let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    let mut writer = Writer::begin(&log, stream).await;
+    for _ in 0..100 {
+        writer.unit(TIME, &bodies(3, 5000));
+        writer.settle().await;
+    }
+    (log, stream, writer)
+}
+
+#[test]
+fn while_what_was_read_is_delivered_the_next_is_read_and_not_the_one_after() {
+    let (alone, crowded) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    runtime().block_on(async {
+        // The only turn is taken: somebody may be waiting for it, so there is no reading on.
+        let (log, stream, _) = on_disk(crowded.path(), 1).await;
+        let mut reader = log.reader(stream, StartAt::Earliest).unwrap();
+        within(reader.next()).await.unwrap();
+        let one_read = log.metrics().disk_chunks.get();
+        assert!((2..50).contains(&one_read), "{one_read} chunks in a read");
+        for _ in 1..one_read {
+            within(reader.next()).await.unwrap();
+            assert_eq!(log.metrics().disk_chunks.get(), one_read);
+        }
+
+        let (log, stream, writer) = on_disk(alone.path(), 2).await;
+        let mut reader = log.reader(stream, StartAt::Earliest).unwrap();
+        let mut seen: Vec<Seen> = within(reader.next()).await.unwrap().events().map(Seen::from).collect();
+        // Nobody asks for it.
+        let read_on = async {
+            while log.metrics().disk_chunks.get() < 2 * one_read {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(read_on).await;
+        for _ in 1..one_read {
+            seen.extend(within(reader.next()).await.unwrap().events().map(Seen::from));
+            assert_eq!(log.metrics().disk_chunks.get(), 2 * one_read);
+        }
+        seen.extend(follow(&mut reader, Offset(writer.events.last().unwrap().offset)).await.unwrap());
+        assert_eq!(seen, writer.events);
+        reader.let_go(Offset(1));
+        assert_eq!(log.memory().read_ahead, 0);
+    });
+}
