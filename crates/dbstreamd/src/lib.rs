@@ -22,6 +22,8 @@ mod notices;
 mod parking;
 mod position;
 mod process;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod processor;
 pub mod proto;
 mod schema_json;
 mod schemas;
