@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dbstreamd::proto::streams_client::StreamsClient;
 use dbstreamd::proto::subscribe_request::Request;
 use dbstreamd::proto::subscribe_response::Response;
-use dbstreamd::proto::{Start, SubscribeRequest, SubscribeResponse};
+use dbstreamd::proto::{Filter, Start, SubscribeRequest, SubscribeResponse};
 use futures_util::future::try_join_all;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
@@ -100,6 +100,69 @@ fn a_crowd_gets_each_new_schema_before_the_first_event_that_has_it() {
     });
 }
 
+#[test]
+fn followers_a_large_transaction_and_schema_changes_all_at_once_stay_within_the_budget() {
+    const TURNS: u64 = 40;
+    const COMMITS: u64 = 5;
+    const LARGE_ROWS: u64 = 10_000;
+    let cluster = Arc::new(cluster());
+    let url = database(
+        &cluster,
+        "shop",
+        "CREATE TABLE t (id bigint PRIMARY KEY, body text); CREATE TABLE big (id bigint PRIMARY KEY, body text);
+         ALTER TABLE big ALTER body SET STORAGE EXTERNAL",
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dbstreamd.toml");
+    let config = format!(
+        "[memory]\nprofile = \"small\"\n[grpc]\nmax_subscribers = {FOLLOWERS}\n[[source]]\nname = \"shop\"\nurl = \"{url}\"\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    let arguments = ["--config".to_owned(), file.to_str().unwrap().to_owned()];
+    let daemon = Daemon::start_with(&arguments, &dir.path().join("data"));
+    daemon.wait_streaming();
+
+    let write = |script: String| {
+        let cluster = Arc::clone(&cluster);
+        tokio::task::spawn_blocking(move || cluster.psql("shop", &script).unwrap())
+    };
+    block_on(async {
+        // Most want the small table; a few take the hundred megabytes too.
+        let mut followers = Vec::new();
+        for connection in 0..CONNECTIONS {
+            let client = daemon.client().await;
+            let calls = (0..FOLLOWERS / CONNECTIONS).map(|number| {
+                let tables = if connection == 0 && number < 3 { vec![] } else { vec!["public.t".to_owned()] };
+                subscribe_to(client.clone(), tables)
+            });
+            followers.extend(try_join_all(calls).await.unwrap());
+        }
+        let large = write(format!(
+            "INSERT INTO big SELECT g, repeat(md5(g::text), 312) FROM generate_series(1, {LARGE_ROWS}) g"
+        ));
+        let small = write(format!(
+            "DO $$ BEGIN
+               FOR turn IN 1..{TURNS} LOOP
+                 FOR small IN 1..{COMMITS} LOOP
+                   INSERT INTO t (id, body) VALUES (turn * 1000 + small, 'x'); COMMIT;
+                 END LOOP;
+                 EXECUTE format('ALTER TABLE t ADD COLUMN of_turn_%s int', turn); COMMIT;
+               END LOOP;
+             END $$"
+        ));
+        let all = followers.iter_mut().enumerate().map(|(number, one)| {
+            receive_number(one, if number < 3 { TURNS * COMMITS + LARGE_ROWS } else { TURNS * COMMITS })
+        });
+        try_join_all(all).await.unwrap();
+        large.await.unwrap();
+        small.await.unwrap();
+    });
+    let memory = &daemon.health()["memory"];
+    let (used, budget) = (daemon.peak_rss(), memory["needed_bytes"].as_u64().unwrap());
+    eprintln!("peak RSS: {} MB of {} MB", used / 1_000_000, budget / 1_000_000);
+    assert!(used <= budget, "{used} bytes were used, {budget} are in the budget: {memory}");
+}
+
 /// Many commits of one row, and some of many, in turn.
 fn write(cluster: &dbstreamd_throwaway::Cluster) {
     let (each, body) = (SMALL_TRANSACTIONS / LARGE_TRANSACTIONS, "repeat(md5(g::text), 8)");
@@ -118,8 +181,17 @@ fn write(cluster: &dbstreamd_throwaway::Cluster) {
 }
 
 /// A call that has begun.
-async fn subscribe(mut client: StreamsClient<Channel>) -> Result<Streaming<SubscribeResponse>, Status> {
-    let start = SubscribeRequest { request: Some(Request::Start(Start::default())) };
+async fn subscribe(client: StreamsClient<Channel>) -> Result<Streaming<SubscribeResponse>, Status> {
+    subscribe_to(client, Vec::new()).await
+}
+
+/// The same, for these tables only; for all when there is none.
+async fn subscribe_to(
+    mut client: StreamsClient<Channel>,
+    tables: Vec<String>,
+) -> Result<Streaming<SubscribeResponse>, Status> {
+    let start = Start { filter: Some(Filter { tables, operations: Vec::new() }), ..Start::default() };
+    let start = SubscribeRequest { request: Some(Request::Start(start)) };
     // The requests must not end: that would end the call.
     let requests = tokio_stream::once(start).chain(tokio_stream::pending());
     let mut responses = client.subscribe(requests).await?.into_inner();
@@ -143,6 +215,21 @@ async fn receive_all(responses: &mut Streaming<SubscribeResponse>, events: u64) 
                 }
             }
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Receives so many events, in order.
+async fn receive_number(responses: &mut Streaming<SubscribeResponse>, events: u64) -> Result<(), Status> {
+    let (mut last, mut received) = (0, 0);
+    while received < events {
+        if let Some(Response::Events(batch)) = responses.message().await?.expect("the call goes on").response {
+            for event in batch.events {
+                assert!(event.offset > last);
+                last = event.offset;
+                received += 1;
+            }
         }
     }
     Ok(())

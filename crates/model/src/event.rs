@@ -144,6 +144,7 @@ impl<'a> EventBody<'a> {
     ///
     /// # Errors
     /// When the bytes are not exactly one body of that operation.
+    #[inline]
     pub fn parse(op: Op, mut bytes: &'a [u8]) -> Result<Self, BodyError> {
         let input = &mut bytes;
         let body = match op {

@@ -41,6 +41,7 @@ impl<'a> RowRef<'a> {
     ///
     /// # Errors
     /// When the bytes are not a whole row; `input` is then left where it was.
+    #[inline]
     pub fn parse(input: &mut &'a [u8]) -> Result<Self, RowError> {
         let whole = *input;
         let (count, mut rest) = whole.split_first_chunk::<2>().ok_or(RowError::Truncated)?;
@@ -65,6 +66,7 @@ impl<'a> RowRef<'a> {
     }
 
     /// The cells, in column order.
+    #[inline]
     pub fn cells(&self) -> Cells<'a> {
         Cells { rest: self.bytes.get(2..).unwrap_or_default(), left: self.columns }
     }
@@ -80,6 +82,7 @@ pub struct Cells<'a> {
 impl<'a> Iterator for Cells<'a> {
     type Item = CellRef<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<CellRef<'a>> {
         self.left = self.left.checked_sub(1)?;
         // The row was checked when it was parsed, so this cell is there.

@@ -8,7 +8,7 @@
 
 pub(crate) mod typed;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use dbstreamd_log::{Chunk, EncodedRun, EventRef};
 use dbstreamd_model::{BeforeKind, CellRef, EventBody, Op, RowChange, RowRef, TruncateFlags};
 use prost::Message as _;
@@ -50,7 +50,7 @@ const MESSAGE_CONTENT: u8 = 3 << 3 | 2;
 /// Encodes a whole chunk. A run with fewer ends than the chunk has events stopped at an event whose body is broken:
 /// whoever wants to deliver that event must fail with [`broken`].
 pub(crate) fn chunk(chunk: &Chunk) -> EncodedRun {
-    let mut run = RunBuilder::default();
+    let mut run = RunBuilder::for_whole(chunk);
     for event in chunk.events(0..chunk.len()) {
         if !run.push(&event) {
             break;
@@ -69,11 +69,17 @@ pub(crate) fn broken(offset: dbstreamd_model::Offset) -> tonic::Status {
 /// Builds an [`EncodedRun`] event by event.
 #[derive(Default)]
 pub(crate) struct RunBuilder {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     ends: Vec<u32>,
 }
 
 impl RunBuilder {
+    /// With room for all of a chunk's events.
+    fn for_whole(chunk: &Chunk) -> Self {
+        let bytes = Vec::with_capacity(chunk.body_bytes() + chunk.len() * EVENT_OVERHEAD_BYTES);
+        Self { bytes, ends: Vec::with_capacity(chunk.len()) }
+    }
+
     /// Adds one event; false when its body is broken, or the run would pass 4 GiB.
     pub(crate) fn push(&mut self, event: &EventRef<'_>) -> bool {
         let Ok(body) = EventBody::parse(event.op, event.body) else { return false };
@@ -98,8 +104,10 @@ impl RunBuilder {
         self.ends.is_empty()
     }
 
-    pub(crate) fn finish(self) -> EncodedRun {
-        EncodedRun { bytes: self.bytes.freeze(), ends: self.ends }
+    pub(crate) fn finish(mut self) -> EncodedRun {
+        // What the guess was too large by is given back: the run is counted by its length.
+        self.bytes.shrink_to_fit();
+        EncodedRun { bytes: self.bytes.into(), ends: self.ends }
     }
 }
 
@@ -236,7 +244,7 @@ fn head_len(event: &EventRef<'_>) -> usize {
         + if event.schema.is_some() { 18 } else { 0 }
 }
 
-fn put_head(out: &mut BytesMut, event: &EventRef<'_>) {
+fn put_head(out: &mut Vec<u8>, event: &EventRef<'_>) {
     put_varint_field(out, OFFSET, event.offset.0);
     out.put_u8(OPERATION);
     out.put_u8(operation(event.op) as u8);
@@ -263,7 +271,7 @@ fn put_head(out: &mut BytesMut, event: &EventRef<'_>) {
     }
 }
 
-fn put_body(out: &mut BytesMut, body: &EventBody<'_>, lengths: &BodyLengths) {
+fn put_body(out: &mut Vec<u8>, body: &EventBody<'_>, lengths: &BodyLengths) {
     match body {
         EventBody::Row(change) => {
             if let Some((kind, row)) = &change.before {
@@ -304,21 +312,14 @@ fn put_body(out: &mut BytesMut, body: &EventBody<'_>, lengths: &BodyLengths) {
     }
 }
 
-fn put_row(out: &mut BytesMut, key: u8, row: &RowRef<'_>, old: Option<RowRef<'_>>, lengths: &RowLengths) {
+fn put_row(out: &mut Vec<u8>, key: u8, row: &RowRef<'_>, old: Option<RowRef<'_>>, lengths: &RowLengths) {
     put_key_len(out, key, lengths.total);
     for cell in filled(row, old) {
-        put_key_len(out, ROW_CELLS, cell_len(&cell));
         match cell {
-            CellRef::Null => {}
-            CellRef::Unchanged => out.put_slice(&[CELL_UNCHANGED, 1]),
-            CellRef::Text(value) => {
-                put_key_len(out, CELL_TEXT, value.len());
-                out.put_slice(value);
-            }
-            CellRef::Binary(value) => {
-                put_key_len(out, CELL_BINARY, value.len());
-                out.put_slice(value);
-            }
+            CellRef::Null => put_key_len(out, ROW_CELLS, 0),
+            CellRef::Unchanged => out.put_slice(&[ROW_CELLS, 2, CELL_UNCHANGED, 1]),
+            CellRef::Text(value) => put_value(out, CELL_TEXT, value),
+            CellRef::Binary(value) => put_value(out, CELL_BINARY, value),
         }
     }
     if lengths.unchanged > 0 {
@@ -326,8 +327,22 @@ fn put_row(out: &mut BytesMut, key: u8, row: &RowRef<'_>, old: Option<RowRef<'_>
     }
 }
 
+/// A cell with a value.
+#[inline]
+fn put_value(out: &mut Vec<u8>, key: u8, value: &[u8]) {
+    match u8::try_from(value.len()) {
+        // Both lengths take a byte each.
+        Ok(length @ ..126) => out.put_slice(&[ROW_CELLS, length + 2, key, length]),
+        _ => {
+            put_key_len(out, ROW_CELLS, delimited_len(value.len()));
+            put_key_len(out, key, value.len());
+        }
+    }
+    out.put_slice(value);
+}
+
 /// Bit `i % 8` of byte `i / 8` says that column `i` was not sent.
-fn put_unchanged(out: &mut BytesMut, row: &RowRef<'_>, length: usize) {
+fn put_unchanged(out: &mut Vec<u8>, row: &RowRef<'_>, length: usize) {
     put_key_len(out, ROW_UNCHANGED, length);
     let mut cells = row.cells();
     for _ in 0..length {
@@ -336,12 +351,19 @@ fn put_unchanged(out: &mut BytesMut, row: &RowRef<'_>, length: usize) {
     }
 }
 
-fn put_key_len(out: &mut BytesMut, key: u8, length: usize) {
-    out.put_u8(key);
-    encode_varint(length as u64, out);
+#[inline]
+fn put_key_len(out: &mut Vec<u8>, key: u8, length: usize) {
+    match u8::try_from(length) {
+        Ok(length @ ..128) => out.put_slice(&[key, length]),
+        _ => {
+            out.put_u8(key);
+            encode_varint(length as u64, out);
+        }
+    }
 }
 
-fn put_varint_field(out: &mut BytesMut, key: u8, value: u64) {
+#[inline]
+fn put_varint_field(out: &mut Vec<u8>, key: u8, value: u64) {
     if value != 0 {
         out.put_u8(key);
         encode_varint(value, out);

@@ -39,7 +39,7 @@ impl Framer {
 
     /// The chunk's frame; none when there are enough of them, or when making it fails, which the writer will find too.
     pub(crate) fn frame(&self, chunk: &Chunk, choice: &mut CodecChoice) -> Option<Framed> {
-        let raw_bytes = chunk.bodies().len();
+        let raw_bytes = chunk.body_bytes();
         if raw_bytes > CHUNK_BYTES_MAX || self.ahead_bytes.load(Relaxed) + raw_bytes > self.ahead_bytes_max {
             return None;
         }

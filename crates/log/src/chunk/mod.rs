@@ -235,6 +235,11 @@ impl Chunk {
         self.bytes.get(self.body_start..).unwrap_or_default()
     }
 
+    /// How long the bodies of all its events are together.
+    pub fn body_bytes(&self) -> usize {
+        self.bodies().len()
+    }
+
     /// Memory it takes, without what `encoded` adds.
     pub(crate) fn memory(&self) -> usize {
         size_of::<Self>()

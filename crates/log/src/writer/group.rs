@@ -130,7 +130,7 @@ impl Writer {
         slot.state.confirmed_through = slot.state.confirmed_through.max(confirm);
         self.partitions.grow(partition, bytes);
         group.stored_bytes += bytes;
-        group.raw_bytes += chunk.bodies().len();
+        group.raw_bytes += chunk.body_bytes();
         group.touched.insert(stream.id);
         group.chunks.push(Stored { stream, chunk, credit, in_flight, appended_at });
         Ok(())

@@ -134,7 +134,7 @@ pub(crate) struct ChunkCommand {
 
 impl ChunkCommand {
     fn bytes(&self) -> usize {
-        self.chunk.bodies().len()
+        self.chunk.body_bytes()
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use dbstreamd_log::{EventRef, StoredSchema};
 use dbstreamd_model::{BeforeKind, CellRef, EventBody, RowChange, RowRef, SchemaId};
 use dbstreamd_values::{Array, Bounds, Decoder, GeometryKind, Lexeme, Part, Sign, Value, ValueError};
@@ -80,7 +80,7 @@ impl RunBuilder {
 /// Which column cannot be read, and why.
 type Refused = (usize, Reason);
 
-fn put_rows(out: &mut BytesMut, change: &RowChange<'_>, columns: &[Decoder]) -> Result<(), Refused> {
+fn put_rows(out: &mut Vec<u8>, change: &RowChange<'_>, columns: &[Decoder]) -> Result<(), Refused> {
     if let Some((kind, row)) = &change.before {
         put_row(out, EVENT_BEFORE, row, None, columns)?;
         if *kind == BeforeKind::Full {
@@ -94,7 +94,7 @@ fn put_rows(out: &mut BytesMut, change: &RowChange<'_>, columns: &[Decoder]) -> 
 }
 
 fn put_row(
-    out: &mut BytesMut,
+    out: &mut Vec<u8>,
     field: u32,
     row: &RowRef<'_>,
     old: Option<RowRef<'_>>,
@@ -116,7 +116,7 @@ fn put_row(
 }
 
 #[inline]
-fn put_cell(out: &mut BytesMut, cell: CellRef<'_>, decoder: &Decoder) -> Result<(), ValueError> {
+fn put_cell(out: &mut Vec<u8>, cell: CellRef<'_>, decoder: &Decoder) -> Result<(), ValueError> {
     let guess = match cell {
         CellRef::Null | CellRef::Unchanged => 0,
         CellRef::Text(bytes) | CellRef::Binary(bytes) => bytes.len(),
@@ -126,7 +126,7 @@ fn put_cell(out: &mut BytesMut, cell: CellRef<'_>, decoder: &Decoder) -> Result<
 
 /// A part of a value, or null.
 #[inline]
-fn put_part(out: &mut BytesMut, field: u32, part: Option<&Part<'_>>) -> Result<(), ValueError> {
+fn put_part(out: &mut Vec<u8>, field: u32, part: Option<&Part<'_>>) -> Result<(), ValueError> {
     match part {
         None => put_value(out, field, &Value::Null, 0),
         Some(part) => part.read(|value| put_value(out, field, &value, part.text_len())),
@@ -134,7 +134,7 @@ fn put_part(out: &mut BytesMut, field: u32, part: Option<&Part<'_>>) -> Result<(
 }
 
 /// A `Value`, probably about `guess` bytes long. On an error something was written.
-fn put_value(out: &mut BytesMut, field: u32, value: &Value<'_>, guess: usize) -> Result<(), ValueError> {
+fn put_value(out: &mut Vec<u8>, field: u32, value: &Value<'_>, guess: usize) -> Result<(), ValueError> {
     let message = begin(out, field, guess);
     match value {
         Value::Null => {}
@@ -253,7 +253,7 @@ fn put_value(out: &mut BytesMut, field: u32, value: &Value<'_>, guess: usize) ->
     Ok(())
 }
 
-fn put_array(out: &mut BytesMut, array: &Array<'_>) -> Result<(), ValueError> {
+fn put_array(out: &mut Vec<u8>, array: &Array<'_>) -> Result<(), ValueError> {
     let start = out.len();
     let dimensions = array.read(|element| put_part(out, 2, element.as_ref()))?;
     let behind_elements = out.len();
@@ -272,7 +272,7 @@ fn put_array(out: &mut BytesMut, array: &Array<'_>) -> Result<(), ValueError> {
 }
 
 /// A range between these bounds, or one that contains nothing.
-fn put_range(out: &mut BytesMut, field: u32, bounds: Option<Bounds<'_>>) -> Result<(), ValueError> {
+fn put_range(out: &mut Vec<u8>, field: u32, bounds: Option<Bounds<'_>>) -> Result<(), ValueError> {
     let message = begin(out, field, 0);
     match bounds {
         None => put_varint(out, 1, 1),
@@ -287,7 +287,7 @@ fn put_range(out: &mut BytesMut, field: u32, bounds: Option<Bounds<'_>>) -> Resu
     Ok(())
 }
 
-fn put_lexeme(out: &mut BytesMut, lexeme: &Lexeme<'_>) -> Result<(), ValueError> {
+fn put_lexeme(out: &mut Vec<u8>, lexeme: &Lexeme<'_>) -> Result<(), ValueError> {
     let entry = begin(out, 1, lexeme.text.len());
     put_bytes_unless_empty(out, 1, &lexeme.text);
     lexeme.positions.read(|place| {
@@ -321,7 +321,7 @@ struct Begun {
 }
 
 #[inline]
-fn begin(out: &mut BytesMut, field: u32, guess: usize) -> Begun {
+fn begin(out: &mut Vec<u8>, field: u32, guess: usize) -> Begun {
     put_key(out, field, 2);
     let room = encoded_len_varint(guess as u64);
     out.put_bytes(0, room);
@@ -329,7 +329,7 @@ fn begin(out: &mut BytesMut, field: u32, guess: usize) -> Begun {
 }
 
 #[inline]
-fn end(out: &mut BytesMut, Begun { at, room }: Begun) {
+fn end(out: &mut Vec<u8>, Begun { at, room }: Begun) {
     let length = out.len().saturating_sub(at + room);
     let needed = encoded_len_varint(length as u64);
     if needed != room {
@@ -345,47 +345,47 @@ fn end(out: &mut BytesMut, Begun { at, room }: Begun) {
 }
 
 #[inline]
-fn put_key(out: &mut BytesMut, field: u32, wire_type: u32) {
+fn put_key(out: &mut Vec<u8>, field: u32, wire_type: u32) {
     encode_varint((field << 3 | wire_type).into(), out);
 }
 
 #[inline]
-fn put_varint(out: &mut BytesMut, field: u32, value: u64) {
+fn put_varint(out: &mut Vec<u8>, field: u32, value: u64) {
     put_key(out, field, 0);
     encode_varint(value, out);
 }
 
 /// A member of a oneof is there even when it is 0.
 #[inline]
-fn put_signed(out: &mut BytesMut, field: u32, value: i64) {
+fn put_signed(out: &mut Vec<u8>, field: u32, value: i64) {
     put_varint(out, field, (value << 1 ^ value >> 63).cast_unsigned());
 }
 
-fn put_enumeration(out: &mut BytesMut, field: u32, number: i32) {
+fn put_enumeration(out: &mut Vec<u8>, field: u32, number: i32) {
     put_varint(out, field, i64::from(number).cast_unsigned());
 }
 
 /// A field of its own is absent when it is 0.
-fn put_unless_zero(out: &mut BytesMut, field: u32, value: u64) {
+fn put_unless_zero(out: &mut Vec<u8>, field: u32, value: u64) {
     if value != 0 {
         put_varint(out, field, value);
     }
 }
 
-fn put_signed_unless_zero(out: &mut BytesMut, field: u32, value: i64) {
+fn put_signed_unless_zero(out: &mut Vec<u8>, field: u32, value: i64) {
     if value != 0 {
         put_signed(out, field, value);
     }
 }
 
 #[inline]
-fn put_bytes(out: &mut BytesMut, field: u32, bytes: &[u8]) {
+fn put_bytes(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     put_key(out, field, 2);
     encode_varint(bytes.len() as u64, out);
     out.put_slice(bytes);
 }
 
-fn put_bytes_unless_empty(out: &mut BytesMut, field: u32, bytes: &[u8]) {
+fn put_bytes_unless_empty(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_bytes(out, field, bytes);
     }
