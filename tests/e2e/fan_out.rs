@@ -1,6 +1,7 @@
 //! Many follow one stream: all get everything, and who does not read holds nobody up.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use dbstreamd::proto::streams_client::StreamsClient;
@@ -27,15 +28,7 @@ fn three_hundred_get_everything_in_order_while_three_do_not_read_and_memory_stay
     let cluster = Arc::new(cluster());
     let url = database(&cluster, "shop", "CREATE TABLE t (id bigint PRIMARY KEY, body text)");
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("dbstreamd.toml");
-    let subscribers = FOLLOWERS + LAZY;
-    let config = format!(
-        "[memory]\nprofile = \"small\"\n[grpc]\nmax_subscribers = {subscribers}\n[[source]]\nname = \"shop\"\nurl = \"{url}\"\n"
-    );
-    std::fs::write(&file, config).unwrap();
-    let arguments = ["--config".to_owned(), file.to_str().unwrap().to_owned()];
-    let daemon = Daemon::start_with(&arguments, &dir.path().join("data"));
-    daemon.wait_streaming();
+    let daemon = small_daemon(dir.path(), &url, FOLLOWERS + LAZY);
 
     let lazy = block_on(async {
         // On connections of their own, as HTTP/2 has one window for all calls of a connection.
@@ -59,10 +52,7 @@ fn three_hundred_get_everything_in_order_while_three_do_not_read_and_memory_stay
         lazy.len()
     });
     assert_eq!(lazy, LAZY);
-    // What the daemon says it needs: the bounds of its parts, and the headroom that docs/operations.md promises.
-    let memory = &daemon.health()["memory"];
-    let (used, budget) = (daemon.peak_rss(), memory["needed_bytes"].as_u64().unwrap());
-    assert!(used <= budget, "{used} bytes were used, {budget} are in the budget: {memory}");
+    assert_within_the_budget(&daemon);
 }
 
 #[test]
@@ -83,17 +73,7 @@ fn a_crowd_gets_each_new_schema_before_the_first_event_that_has_it() {
         // The server stays until all is received.
         let written_to = Arc::clone(&cluster);
         let writing = tokio::task::spawn_blocking(move || {
-            let script = format!(
-                "DO $$ BEGIN
-                   FOR turn IN 1..{TURNS} LOOP
-                     FOR small IN 1..{COMMITS} LOOP
-                       INSERT INTO t (id, body) VALUES (turn * 1000 + small, 'x'); COMMIT;
-                     END LOOP;
-                     EXECUTE format('ALTER TABLE t ADD COLUMN of_turn_%s int', turn); COMMIT;
-                   END LOOP;
-                 END $$"
-            );
-            written_to.psql("shop", &script).unwrap();
+            written_to.psql("shop", &commits_and_schema_changes(TURNS, COMMITS)).unwrap();
         });
         try_join_all(followers.iter_mut().map(|one| receive_all(one, TURNS * COMMITS))).await.unwrap();
         writing.await.unwrap();
@@ -113,14 +93,7 @@ fn followers_a_large_transaction_and_schema_changes_all_at_once_stay_within_the_
          ALTER TABLE big ALTER body SET STORAGE EXTERNAL",
     );
     let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("dbstreamd.toml");
-    let config = format!(
-        "[memory]\nprofile = \"small\"\n[grpc]\nmax_subscribers = {FOLLOWERS}\n[[source]]\nname = \"shop\"\nurl = \"{url}\"\n"
-    );
-    std::fs::write(&file, config).unwrap();
-    let arguments = ["--config".to_owned(), file.to_str().unwrap().to_owned()];
-    let daemon = Daemon::start_with(&arguments, &dir.path().join("data"));
-    daemon.wait_streaming();
+    let daemon = small_daemon(dir.path(), &url, FOLLOWERS);
 
     let write = |script: String| {
         let cluster = Arc::clone(&cluster);
@@ -140,16 +113,7 @@ fn followers_a_large_transaction_and_schema_changes_all_at_once_stay_within_the_
         let large = write(format!(
             "INSERT INTO big SELECT g, repeat(md5(g::text), 312) FROM generate_series(1, {LARGE_ROWS}) g"
         ));
-        let small = write(format!(
-            "DO $$ BEGIN
-               FOR turn IN 1..{TURNS} LOOP
-                 FOR small IN 1..{COMMITS} LOOP
-                   INSERT INTO t (id, body) VALUES (turn * 1000 + small, 'x'); COMMIT;
-                 END LOOP;
-                 EXECUTE format('ALTER TABLE t ADD COLUMN of_turn_%s int', turn); COMMIT;
-               END LOOP;
-             END $$"
-        ));
+        let small = write(commits_and_schema_changes(TURNS, COMMITS));
         let all = followers.iter_mut().enumerate().map(|(number, one)| {
             receive_number(one, if number < 3 { TURNS * COMMITS + LARGE_ROWS } else { TURNS * COMMITS })
         });
@@ -157,6 +121,39 @@ fn followers_a_large_transaction_and_schema_changes_all_at_once_stay_within_the_
         large.await.unwrap();
         small.await.unwrap();
     });
+    assert_within_the_budget(&daemon);
+}
+
+/// Turns of commits of one row each, with a new column after each turn.
+fn commits_and_schema_changes(turns: u64, commits: u64) -> String {
+    format!(
+        "DO $$ BEGIN
+           FOR turn IN 1..{turns} LOOP
+             FOR small IN 1..{commits} LOOP
+               INSERT INTO t (id, body) VALUES (turn * 1000 + small, 'x'); COMMIT;
+             END LOOP;
+             EXECUTE format('ALTER TABLE t ADD COLUMN of_turn_%s int', turn); COMMIT;
+           END LOOP;
+         END $$"
+    )
+}
+
+/// A streaming daemon in the small profile, for so many subscribers.
+fn small_daemon(dir: &Path, url: &str, subscribers: usize) -> Daemon {
+    let file = dir.join("dbstreamd.toml");
+    let config = format!(
+        "[memory]\nprofile = \"small\"\n[grpc]\nmax_subscribers = {subscribers}\n[[source]]\nname = \"shop\"\nurl = \"{url}\"\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    let arguments = ["--config".to_owned(), file.to_str().unwrap().to_owned()];
+    let daemon = Daemon::start_with(&arguments, &dir.join("data"));
+    daemon.wait_streaming();
+    daemon
+}
+
+/// What was used at most is no more than the daemon says it needs: the bounds of its parts, and the headroom that
+/// docs/operations.md promises.
+fn assert_within_the_budget(daemon: &Daemon) {
     let memory = &daemon.health()["memory"];
     let (used, budget) = (daemon.peak_rss(), memory["needed_bytes"].as_u64().unwrap());
     eprintln!("peak RSS: {} MB of {} MB", used / 1_000_000, budget / 1_000_000);

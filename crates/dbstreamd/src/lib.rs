@@ -23,7 +23,7 @@ mod parking;
 mod position;
 mod process;
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-mod processor;
+pub mod processor;
 pub mod proto;
 mod schema_json;
 mod schemas;

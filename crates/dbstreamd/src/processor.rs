@@ -1,18 +1,10 @@
 //! Whether this processor has what the program was compiled for: without, it would end with an illegal instruction and say
 //! nothing. Virtual machines with a model like `kvm64` or `qemu64` are where that still happens.
 //!
-//! Looked at before anything else, since what C++ does before `main` may need what is lacking.
-#![allow(unsafe_code)]
+//! Looked at before anything else, since what C++ does before `main` may need what is lacking: `main.rs` says so to the linker.
 
-/// The functions of this section come before all constructors (System V ABI, "Initialization and Termination Functions").
-///
-// SAFETY: the section is an array of pointers to functions, and this is one. It needs nothing that is set up later: glibc's
-// allocator and standard error work as soon as the dynamic linker is done.
-#[used]
-#[unsafe(link_section = ".preinit_array")]
-static LOOK: extern "C" fn() = look;
-
-extern "C" fn look() {
+/// Ends the process with a message where something is lacking. Needs nothing that is set up later than by the dynamic linker.
+pub extern "C" fn look() {
     let lacking = lacking();
     if !lacking.is_empty() {
         crate::cli::note(&refusal(&lacking));

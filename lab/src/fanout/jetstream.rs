@@ -108,22 +108,24 @@ async fn follow(
     let mut tasks = Vec::with_capacity(crowd.connections);
     for number in 0..crowd.connections {
         let mut connection = Connection::open(address, &format!("line{number}")).await?;
-        let mut ids = Vec::new();
+        let mut subjects = Vec::new();
         for subscriber in crowd.of(number) {
             let subject = match by {
                 By::Consumer => format!("to.{subscriber}"),
                 By::Subscription => SUBJECT.to_owned(),
             };
             // Numbers of subscriptions begin at 1.
-            connection.subscribe(&subject, ids.len() as u64 + 1);
-            ids.push(subject);
+            connection.subscribe(&subject, subjects.len() as u64 + 1);
+            subjects.push(subject);
         }
         // A subscription must be there before its consumer.
         connection.sync().await?;
-        for subject in ids.iter().filter(|_| by == By::Consumer) {
-            control.create_consumer(subject, From::Now).await?;
+        if by == By::Consumer {
+            for subject in &subjects {
+                control.create_consumer(subject, From::Now).await?;
+            }
         }
-        let line = Line { connection, next: vec![first; ids.len()] };
+        let line = Line { connection, next: vec![first; subjects.len()] };
         let watch = Arc::clone(watch);
         tasks.push(tokio::spawn(async move {
             if let Err(problem) = line.follow(&watch, first).await {

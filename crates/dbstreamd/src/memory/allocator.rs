@@ -1,6 +1,6 @@
 //! How the C library's allocator is set up: what it cannot give back counts against the promises of memory too.
 //!
-//! Beside `processor` the only unsafe code of this crate outside its tests.
+//! Beside one line in `main.rs` the only unsafe code of this crate outside its tests.
 #![allow(unsafe_code)]
 
 /// Lets glibc keep one heap for every two of the threads that do the work, where it would keep eight for each processor.
