@@ -47,7 +47,7 @@ impl<'a> RowRef<'a> {
         let (count, mut rest) = whole.split_first_chunk::<2>().ok_or(RowError::Truncated)?;
         let columns = u16::from_be_bytes(*count);
         for _ in 0..columns {
-            next_cell(&mut rest)?;
+            CellRef::parse(&mut rest)?;
         }
         let length = whole.len() - rest.len();
         let bytes = whole.get(..length).ok_or(RowError::Truncated)?;
@@ -86,7 +86,7 @@ impl<'a> Iterator for Cells<'a> {
     fn next(&mut self) -> Option<CellRef<'a>> {
         self.left = self.left.checked_sub(1)?;
         // The row was checked when it was parsed, so this cell is there.
-        next_cell(&mut self.rest).ok()
+        CellRef::parse(&mut self.rest).ok()
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -96,25 +96,31 @@ impl<'a> Iterator for Cells<'a> {
 
 impl ExactSizeIterator for Cells<'_> {}
 
-#[inline]
-fn next_cell<'a>(input: &mut &'a [u8]) -> Result<CellRef<'a>, RowError> {
-    let (&state, rest) = input.split_first().ok_or(RowError::Truncated)?;
-    let without_value = match state {
-        b't' | b'b' => None,
-        b'n' => Some(CellRef::Null),
-        b'u' => Some(CellRef::Unchanged),
-        other => return Err(RowError::UnknownCell(other)),
-    };
-    if let Some(cell) = without_value {
+impl<'a> CellRef<'a> {
+    /// Reads one cell from the front of `input` and moves `input` past it.
+    ///
+    /// # Errors
+    /// When the bytes are not a whole cell; `input` is then left where it was.
+    #[inline]
+    pub fn parse(input: &mut &'a [u8]) -> Result<Self, RowError> {
+        let (&state, rest) = input.split_first().ok_or(RowError::Truncated)?;
+        let without_value = match state {
+            b't' | b'b' => None,
+            b'n' => Some(Self::Null),
+            b'u' => Some(Self::Unchanged),
+            other => return Err(RowError::UnknownCell(other)),
+        };
+        if let Some(cell) = without_value {
+            *input = rest;
+            return Ok(cell);
+        }
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or(RowError::Truncated)?;
+        // A length the machine cannot address is a length the input cannot have.
+        let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| RowError::Truncated)?;
+        let (value, rest) = rest.split_at_checked(length).ok_or(RowError::Truncated)?;
         *input = rest;
-        return Ok(cell);
+        Ok(if state == b't' { Self::Text(value) } else { Self::Binary(value) })
     }
-    let (length, rest) = rest.split_first_chunk::<4>().ok_or(RowError::Truncated)?;
-    // A length the machine cannot address is a length the input cannot have.
-    let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| RowError::Truncated)?;
-    let (value, rest) = rest.split_at_checked(length).ok_or(RowError::Truncated)?;
-    *input = rest;
-    Ok(if state == b't' { CellRef::Text(value) } else { CellRef::Binary(value) })
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@
 //!   └──────── covered by the crc ─────┘       └───────────────── covered by the crc, together with the key ────────┘
 //! ```
 //!
+//! In version 2 the block is two: index and heads of the columns, then their values (`columns`).
+//!
 //! The key's bytes are under the checksum too, so a value that is found in a wrong place is damage, not data.
 //! Nothing here panics on any bytes, and no allocation is larger than the bytes at hand can justify.
 
@@ -15,14 +17,17 @@ use rkyv::{Archive, Portable, Serialize};
 
 use super::Chunk;
 use super::codec::{Codec, CodecChoice, Compressor};
+use super::columns::{self, Columns};
 use super::index::{self, IndexError};
 use crate::schemas::SchemaRegistry;
 use crate::store::ChunkKey;
 
 /// "DC", little-endian: the first bytes of every chunk.
 const MAGIC: u16 = u16::from_le_bytes(*b"DC");
-/// Version of everything a chunk's value says.
-const VERSION: u8 = 1;
+/// Version of a chunk whose block is index and bodies.
+const VERSION_PLAIN: u8 = 1;
+/// Version of a chunk whose bodies are in columns.
+const VERSION_COLUMNS: u8 = 2;
 /// The low bits of the flags say how the block is compressed.
 const FLAGS_CODEC: u8 = 3;
 /// The last unit does not end in this chunk.
@@ -76,6 +81,8 @@ pub(crate) enum FrameError {
     Block,
     #[error("the index contradicts the bodies")]
     Index,
+    #[error("the columns contradict each other")]
+    Columns,
     #[error("schema {0} is missing")]
     UnknownSchema(u32),
 }
@@ -84,7 +91,10 @@ pub(crate) enum FrameError {
 #[derive(Default)]
 pub(crate) struct Scratch {
     compressor: Compressor,
+    columns: Columns,
+    /// Index and bodies, or index and heads.
     raw: Vec<u8>,
+    values: Vec<u8>,
     value: Vec<u8>,
 }
 
@@ -98,24 +108,37 @@ pub(crate) fn encode<'a>(
     choice: &mut CodecChoice,
     scratch: &'a mut Scratch,
 ) -> Result<&'a [u8], FrameError> {
-    let Scratch { compressor, raw, value } = scratch;
-    for buffer in [&mut *raw, &mut *value] {
+    let Scratch { compressor, columns, raw, values, value } = scratch;
+    for buffer in [&mut *raw, &mut *values, &mut *value] {
         buffer.clear();
         buffer.shrink_to(SCRATCH_KEPT_MAX);
     }
+    columns.shrink_to(SCRATCH_KEPT_MAX);
     index::encode(chunk, raw);
     let index_bytes = raw.len();
-    raw.extend_from_slice(chunk.bodies());
-    if raw.len() > RAW_BYTES_MAX {
+    let raw_bytes = index_bytes + chunk.body_bytes();
+    if raw_bytes > RAW_BYTES_MAX {
         return Err(FrameError::Header);
     }
 
+    let fit = |length: usize| u32::try_from(length).map_err(|_| FrameError::Header);
     value.resize(FRAME_BYTES + HEADER_BYTES, 0);
-    let codec = compressor.append(raw, value, choice);
+    let in_columns = columns::BODY_BYTES.contains(&chunk.body_bytes()) && columns.split(chunk, raw, values).is_some();
+    let (version, codec) = if in_columns {
+        value.resize(FRAME_BYTES + HEADER_BYTES + LENGTHS_BYTES, 0);
+        compressor.append_heads(raw, value);
+        let (before, heads) =
+            value.split_at_mut_checked(FRAME_BYTES + HEADER_BYTES + LENGTHS_BYTES).ok_or(FrameError::Header)?;
+        let lengths = Lengths { heads_stored: fit(heads.len())?, heads: fit(raw.len())?, values: fit(values.len())? };
+        *before.last_chunk_mut().ok_or(FrameError::Header)? = lengths.to_bytes();
+        (VERSION_COLUMNS, compressor.append(values, value, choice))
+    } else {
+        raw.extend_from_slice(chunk.bodies());
+        (VERSION_PLAIN, compressor.append(raw, value, choice))
+    };
     let block_bytes = value.len() - FRAME_BYTES - HEADER_BYTES;
     let flags = codec as u8 | if chunk.finished() { 0 } else { FLAG_UNFINISHED };
 
-    let fit = |length: usize| u32::try_from(length).map_err(|_| FrameError::Header);
     let header = ChunkHeader {
         stream: chunk.stream.0,
         epoch: chunk.epoch.0,
@@ -125,39 +148,47 @@ pub(crate) fn encode<'a>(
         events: fit(chunk.events.len())?,
         units: fit(chunk.units.len())?,
         index_bytes: fit(index_bytes)?,
-        raw_bytes: fit(raw.len())?,
+        raw_bytes: fit(raw_bytes)?,
         block_bytes: fit(block_bytes)?,
     };
     let header = rkyv::to_bytes::<rkyv::rancor::Error>(&header).map_err(|_| FrameError::Header)?;
     let (frame, rest) = value.split_first_chunk_mut::<FRAME_BYTES>().ok_or(FrameError::Header)?;
     rest.get_mut(..HEADER_BYTES).ok_or(FrameError::Header)?.copy_from_slice(&header);
     let [m0, m1] = MAGIC.to_le_bytes();
-    let start = [m0, m1, VERSION, flags];
+    let start = [m0, m1, version, flags];
     let [c0, c1, c2, c3] = checksum(start, key, rest).to_le_bytes();
-    *frame = [m0, m1, VERSION, flags, c0, c1, c2, c3];
+    *frame = [m0, m1, version, flags, c0, c1, c2, c3];
     Ok(value)
 }
 
 /// The header of the chunk stored under `key`, checked like the whole chunk up to its checksum.
 pub(crate) fn peek(key: &ChunkKey, value: &[u8]) -> Result<ChunkHeader, FrameError> {
-    open(key, value).map(|(_, header, _)| header)
+    open(key, value).map(|opened| opened.header)
 }
 
 /// The chunk stored under `key`.
 pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) -> Result<Chunk, FrameError> {
-    let (flags, header, block) = open(key, value)?;
+    let Opened { version, flags, header, block } = open(key, value)?;
     let length = |n: u32| usize::try_from(n).map_err(|_| FrameError::Header);
     let (raw_bytes, index_bytes) = (length(header.raw_bytes)?, length(header.index_bytes)?);
+    let body_bytes = raw_bytes - index_bytes;
     let codec = Codec::from_code(flags & FLAGS_CODEC).ok_or(FrameError::Header)?;
-    let bytes = codec.decompress(block, raw_bytes).ok_or(FrameError::Block)?;
-    let index = bytes.get(..index_bytes).ok_or(FrameError::Header)?;
     let counts = (length(header.events)?, length(header.units)?);
     let finished = flags & FLAG_UNFINISHED == 0;
-    let index =
-        index::decode(index, counts, raw_bytes - index_bytes, finished, registry).map_err(|error| match error {
+    let read_index = |index: &[u8]| {
+        index::decode(index, counts, body_bytes, finished, registry).map_err(|error| match error {
             IndexError::Damaged => FrameError::Index,
             IndexError::UnknownSchema(id) => FrameError::UnknownSchema(id),
-        })?;
+        })
+    };
+    let (index, body_start, bytes) = if version == VERSION_COLUMNS {
+        let (heads, values) = decompress_columns(codec, block, body_bytes).ok_or(FrameError::Block)?;
+        let (index, heads) = heads.split_at_checked(index_bytes).ok_or(FrameError::Header)?;
+        (read_index(index)?, 0, columns::join(heads, &values, body_bytes).ok_or(FrameError::Columns)?)
+    } else {
+        let bytes = codec.decompress(block, raw_bytes).ok_or(FrameError::Block)?;
+        (read_index(bytes.get(..index_bytes).ok_or(FrameError::Header)?)?, index_bytes, bytes)
+    };
     Ok(Chunk {
         stream: StreamId(header.stream),
         epoch: Epoch(header.epoch),
@@ -167,7 +198,7 @@ pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) ->
         events: index.events,
         units: index.units,
         schemas: index.schemas,
-        body_start: index_bytes,
+        body_start,
         bytes,
         encoded: OnceLock::new(),
         encoded_bytes: None,
@@ -175,13 +206,63 @@ pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) ->
     })
 }
 
-fn open<'a>(key: &ChunkKey, value: &'a [u8]) -> Result<(u8, ChunkHeader, &'a [u8]), FrameError> {
+/// What a block in columns begins with, each in four bytes, little-endian.
+struct Lengths {
+    /// Of index and heads as stored.
+    heads_stored: u32,
+    /// Of index and heads.
+    heads: u32,
+    /// Of the values.
+    values: u32,
+}
+
+const LENGTHS_BYTES: usize = 12;
+
+impl Lengths {
+    fn to_bytes(&self) -> [u8; LENGTHS_BYTES] {
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] =
+            [self.heads_stored, self.heads, self.values].map(u32::to_le_bytes);
+        [a, b, c, d, e, f, g, h, i, j, k, l]
+    }
+
+    fn from_bytes([a, b, c, d, e, f, g, h, i, j, k, l]: [u8; LENGTHS_BYTES]) -> Self {
+        let [heads_stored, heads, values] = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_le_bytes);
+        Self { heads_stored, heads, values }
+    }
+}
+
+/// Index and heads, and the values, of a block in columns whose bodies are `body_bytes` long.
+fn decompress_columns(codec: Codec, block: &[u8], body_bytes: usize) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (lengths, block) = block.split_first_chunk()?;
+    let lengths = Lengths::from_bytes(*lengths);
+    let (heads_bytes, values_bytes) = (lengths.heads as usize, lengths.values as usize);
+    let (heads, values) = block.split_at_checked(lengths.heads_stored as usize)?;
+    let heads_codec = Codec::of_heads(heads.len(), heads_bytes);
+    let plausible = values_bytes <= body_bytes
+        && heads_bytes <= RAW_BYTES_MAX
+        && heads_codec.can_yield(heads.len(), heads_bytes)
+        && codec.can_yield(values.len(), values_bytes);
+    if !plausible {
+        return None;
+    }
+    Some((heads_codec.decompress(heads, heads_bytes)?, codec.decompress(values, values_bytes)?))
+}
+
+/// A value whose checksum, header and key agree.
+struct Opened<'a> {
+    version: u8,
+    flags: u8,
+    header: ChunkHeader,
+    block: &'a [u8],
+}
+
+fn open<'a>(key: &ChunkKey, value: &'a [u8]) -> Result<Opened<'a>, FrameError> {
     let (frame, rest) = value.split_first_chunk::<FRAME_BYTES>().ok_or(FrameError::Short)?;
     let [m0, m1, version, flags, c0, c1, c2, c3] = *frame;
     if u16::from_le_bytes([m0, m1]) != MAGIC {
         return Err(FrameError::Magic);
     }
-    if version != VERSION {
+    if !matches!(version, VERSION_PLAIN | VERSION_COLUMNS) {
         return Err(FrameError::Version(version));
     }
     if checksum([m0, m1, version, flags], key, rest) != u32::from_le_bytes([c0, c1, c2, c3]) {
@@ -189,10 +270,10 @@ fn open<'a>(key: &ChunkKey, value: &'a [u8]) -> Result<(u8, ChunkHeader, &'a [u8
     }
     let (header, block) = rest.split_at_checked(HEADER_BYTES).ok_or(FrameError::Short)?;
     let header = read_header(header)?;
-    if flags & !(FLAGS_CODEC | FLAG_UNFINISHED) != 0 || !header.fits(key, flags, block.len()) {
+    if flags & !(FLAGS_CODEC | FLAG_UNFINISHED) != 0 || !header.fits(key, version, flags, block.len()) {
         return Err(FrameError::Header);
     }
-    Ok((flags, header, block))
+    Ok(Opened { version, flags, header, block })
 }
 
 fn read_header(bytes: &[u8]) -> Result<ChunkHeader, FrameError> {
@@ -218,10 +299,14 @@ impl ChunkHeader {
     }
 
     /// Whether it agrees with its key and with the length of the block behind it.
-    fn fits(&self, key: &ChunkKey, flags: u8, block_bytes: usize) -> bool {
+    fn fits(&self, key: &ChunkKey, version: u8, flags: u8, block_bytes: usize) -> bool {
         let raw_bytes = self.raw_bytes as usize;
         let Some(codec) = Codec::from_code(flags & FLAGS_CODEC) else { return false };
-        let raw_fits = raw_bytes <= RAW_BYTES_MAX && codec.can_yield(block_bytes, raw_bytes);
+        let raw_fits = if version == VERSION_COLUMNS {
+            columns::BODY_BYTES.contains(&raw_bytes.saturating_sub(self.index_bytes as usize))
+        } else {
+            raw_bytes <= RAW_BYTES_MAX && codec.can_yield(block_bytes, raw_bytes)
+        };
         (self.stream, self.epoch) == (key.stream.0, key.epoch.0)
             && self.first_offset > 0
             && self.last_offset() == key.last_offset

@@ -3,11 +3,12 @@
 //! A chunk holds either only whole units, or a fragment of one unit that is too large for a chunk of its own. So
 //! whatever is invisible is whole chunks, and the visible watermark always lies on a chunk's border.
 //!
-//! `builder` puts chunks together, `frame` and `index` turn them into bytes and back, `framer` says who does it. What a chunk
-//! says to readers is here; where chunks are kept is the business of `store` and of the tail ring.
+//! `builder` puts chunks together; `frame`, `index` and `columns` turn them into bytes and back, `codec` makes those fewer,
+//! `framer` says who does it. What a chunk says to readers is here; where chunks are kept is the business of `store` and of the tail ring.
 
 mod builder;
 mod codec;
+mod columns;
 mod frame;
 mod framer;
 mod index;

@@ -95,6 +95,43 @@ fn seen(chunk: &Chunk) -> impl PartialEq + std::fmt::Debug + use<> {
     (events, chunk.units.clone(), chunk.lsn_end, chunk.commit_time_max, chunk.first_offset)
 }
 
+/// Units of rows as PostgreSQL sends them, enough of them for columns; of each table with as many columns as it has.
+fn units_of_rows() -> impl Strategy<Value = Vec<RandomUnit>> {
+    let cell = prop_oneof![
+        Just(b"n".to_vec()),
+        Just(b"u".to_vec()),
+        (0..40_usize, any::<u8>(), prop_oneof![Just(b't'), Just(b'b')]).prop_map(|(length, byte, state)| {
+            [&[state], &(length as u32).to_be_bytes()[..], &vec![byte; length]].concat()
+        }),
+        "[a-z]{100,200}".prop_map(|text| [b"t\0\0\0", &[text.len() as u8][..], text.as_bytes()].concat()),
+    ];
+    let event = (1..=3_u8, prop_oneof![Just(vec![b'N']), Just(b"KN".to_vec()), Just(b"ON".to_vec())]).prop_flat_map(
+        move |(schema, markers)| {
+            let columns = [1, 4, 9][usize::from(schema) - 1];
+            let row = proptest::collection::vec(cell.clone(), columns);
+            proptest::collection::vec(row, markers.len()).prop_map(move |rows| {
+                let mut body = Vec::new();
+                for (marker, cells) in markers.iter().zip(rows) {
+                    body.extend([*marker, 0, columns as u8]);
+                    body.extend(cells.concat());
+                }
+                (if markers.len() == 1 { 1 } else { 2 }, schema, body)
+            })
+        },
+    );
+    let message = Just((Op::Message as u8, 0, b"\x01audit\0\0\0\0\x02hi".to_vec()));
+    let event = prop_oneof![9 => event, 1 => message];
+    proptest::collection::vec(
+        (proptest::collection::vec(event, 20..60), any::<u32>(), -5000..5000_i64, any::<u64>()),
+        2..4,
+    )
+}
+
+/// Either.
+fn any_units() -> impl Strategy<Value = Vec<RandomUnit>> {
+    prop_oneof![random_units(), units_of_rows()]
+}
+
 fn random_units() -> impl Strategy<Value = Vec<RandomUnit>> {
     let body = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..40),
@@ -111,7 +148,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn a_chunk_of_whole_units_comes_back_as_it_was(units in random_units()) {
+    fn a_chunk_of_whole_units_comes_back_as_it_was(units in any_units()) {
         let chunk = chunk_of(&units, 0, true);
         let back = decode(&chunk.key(), &encoded(&chunk), &registry()).unwrap();
         prop_assert_eq!(seen(&back), seen(&chunk));
@@ -119,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn a_fragment_comes_back_as_it_was(units in random_units(), ordinal in 1..u32::MAX / 2, finished: bool) {
+    fn a_fragment_comes_back_as_it_was(units in any_units(), ordinal in 1..u32::MAX / 2, finished: bool) {
         let chunk = chunk_of(&units[..1], ordinal, finished);
         let back = decode(&chunk.key(), &encoded(&chunk), &registry()).unwrap();
         prop_assert_eq!(seen(&back), seen(&chunk));
@@ -128,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn any_slice_of_events_reads_as_the_whole_does(units in random_units(), a: prop::sample::Index, b: prop::sample::Index) {
+    fn any_slice_of_events_reads_as_the_whole_does(units in any_units(), a: prop::sample::Index, b: prop::sample::Index) {
         let chunk = chunk_of(&units, 0, true);
         let (a, b) = (a.index(chunk.len()), b.index(chunk.len() + 1));
         let all: Vec<_> = chunk.events(0..chunk.len()).map(|event| format!("{event:?}")).collect();
@@ -138,7 +175,7 @@ proptest! {
     }
 
     #[test]
-    fn any_flipped_bit_and_any_cut_is_detected(units in random_units(), place: prop::sample::Index, bit in 0..8_u8) {
+    fn any_flipped_bit_and_any_cut_is_detected(units in any_units(), place: prop::sample::Index, bit in 0..8_u8) {
         let chunk = chunk_of(&units, 0, true);
         let mut value = encoded(&chunk);
         let place = place.index(value.len());
@@ -150,7 +187,7 @@ proptest! {
 
     #[test]
     fn damage_under_a_right_checksum_is_an_error_or_a_chunk_but_never_a_panic(
-        units in random_units(), place: prop::sample::Index, byte: u8
+        units in any_units(), place: prop::sample::Index, byte: u8
     ) {
         let chunk = chunk_of(&units, 0, true);
         let mut value = encoded(&chunk);
@@ -227,7 +264,52 @@ fn a_chunk_is_encoded_to_the_outside_once() {
     assert_eq!(chunk.encoded(|_| made(2)).bytes, vec![1]);
 }
 
-/// What the fixture holds.
+/// Which of its versions a chunk is stored in.
+fn version(chunk: &Chunk) -> u8 {
+    encoded(chunk)[2]
+}
+
+fn rows_of(schema: u8, columns: u8, count: usize) -> RandomUnit {
+    let row = |n: usize| {
+        let cells =
+            (0..columns).flat_map(|column| [b"t\0\0\0\x02".as_slice(), &[b'a' + n as u8 % 26, column]].concat());
+        [b'N', 0, columns].into_iter().chain(cells).collect()
+    };
+    ((0..count).map(|n| (1, schema, row(n))).collect(), 7, 1, 1)
+}
+
+#[test]
+fn enough_rows_are_put_into_columns_and_take_less_room() {
+    assert_eq!(version(&chunk_of(&[rows_of(1, 5, 50)], 0, true)), 1, "too few");
+    let rows = chunk_of(&[rows_of(1, 5, 400), rows_of(2, 3, 400)], 0, true);
+    assert_eq!(version(&rows), 2);
+    assert!(encoded(&rows).len() < rows.body_bytes() / 20, "{} of {}", encoded(&rows).len(), rows.body_bytes());
+    assert_eq!(version(&chunk_of(&[rows_of(1, 200, 1000)], 0, true)), 1, "more than anybody should hold twice");
+}
+
+#[test]
+fn bodies_that_are_not_what_they_say_or_too_wide_are_stored_as_they_are() {
+    let cut = (vec![(1, 1, b"N\0\x01t\0\0\0\x02x".to_vec())], 7, 1, 1);
+    let other_marker = (vec![(1, 1, b"X\0\x01n".to_vec())], 7, 1, 1);
+    let wide = (vec![(1, 2, [b"N\x13\x88".as_slice(), &[b'n'; 5000]].concat())], 7, 1, 1);
+    // The last one is as if rows of a schema could have another number of columns.
+    for odd in [cut, other_marker, wide, rows_of(1, 4, 1)] {
+        let chunk = chunk_of(&[rows_of(1, 5, 400), odd], 0, true);
+        assert_eq!(version(&chunk), 1);
+        assert_eq!(seen(&decode(&chunk.key(), &encoded(&chunk), &registry()).unwrap()), seen(&chunk));
+    }
+}
+
+#[test]
+fn nulls_and_empty_bodies_alone_make_columns_too() {
+    let nulls =
+        (0..4000).map(|n| (1, 1 + (n % 2) as u8, if n % 2 == 0 { b"N\0\x01n".to_vec() } else { vec![] })).collect();
+    let chunk = chunk_of(&[(nulls, 7, 1, 1)], 0, true);
+    assert_eq!(version(&chunk), 2);
+    assert_eq!(seen(&decode(&chunk.key(), &encoded(&chunk), &registry()).unwrap()), seen(&chunk));
+}
+
+/// What the fixtures hold.
 fn golden() -> Chunk {
     let row = |n: u8| [b"N\0\x01t\0\0\0\x08order-".as_slice(), &[b'0' + n / 10, b'0' + n % 10]].concat();
     let units: Vec<RandomUnit> = (0..20)
@@ -243,17 +325,56 @@ fn golden() -> Chunk {
     chunk_of(&units, 0, true)
 }
 
-/// Bytes that version 1 wrote must be readable for ever. `UPDATE_FIXTURES=1` writes them anew, which is right only
+/// What the fixture of version 2 holds: rows of two tables, old and new ones, each kind of cell, and messages.
+fn golden_columns() -> Chunk {
+    let row = |marker: u8, n: u8| {
+        let digits = [b'0' + n / 10 % 10, b'0' + n % 10];
+        [&[marker], b"\0\x05t\0\0\0\x08order-".as_slice(), &digits, b"nub\0\0\0\x03\x01\0", &[n], b"t\0\0\0\0"].concat()
+    };
+    let units: Vec<RandomUnit> = (0..100)
+        .map(|n| {
+            let update = [row(b'O', n), row(b'N', n + 1)].concat();
+            let events = vec![
+                (1, 1, row(b'N', n)),
+                (2, 2, update),
+                (3, 1, row(b'K', n)),
+                (5, 0, b"\x01audit\0\0\0\0\x02hi".to_vec()),
+            ];
+            (events, 700 + u32::from(n), 250, 0xABCD << (n % 32))
+        })
+        .collect();
+    chunk_of(&units, 0, true)
+}
+
+/// Bytes that a version wrote must be readable for ever. `UPDATE_FIXTURES=1` writes them anew, which is right only
 /// together with a new format version.
 #[test]
-fn the_golden_chunk_of_version_1_is_readable() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/chunk-v1.bin");
-    if std::env::var_os("UPDATE_FIXTURES").is_some() {
-        std::fs::write(path, encoded(&golden())).unwrap();
+fn golden_chunks_of_all_versions_are_readable() {
+    for (version, chunk) in [(1, golden()), (2, golden_columns())] {
+        let path = format!("{}/tests/fixtures/chunk-v{version}.bin", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("UPDATE_FIXTURES").is_some() {
+            std::fs::write(&path, encoded(&chunk)).unwrap();
+        }
+        let value = std::fs::read(path).unwrap();
+        assert_eq!(value[2], version);
+        let back = decode(&chunk.key(), &value, &registry()).unwrap();
+        assert_eq!(seen(&back), seen(&chunk));
     }
-    let value = std::fs::read(path).unwrap();
-    let back = decode(&golden().key(), &value, &registry()).unwrap();
-    assert_eq!(seen(&back), seen(&golden()));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_heads_and_values_are_bodies_or_nothing_but_never_a_panic(
+        heads in proptest::collection::vec(prop_oneof![3 => 0..12_u8, 1 => any::<u8>()], 0..60),
+        values in proptest::collection::vec(any::<u8>(), 0..40),
+        body_bytes in 0..200_usize,
+    ) {
+        if let Some(bodies) = columns::join(&heads, &values, body_bytes) {
+            prop_assert_eq!(bodies.len(), body_bytes);
+        }
+    }
 }
 
 /// A chunk of one event that nothing makes smaller.
