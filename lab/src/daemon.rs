@@ -13,12 +13,12 @@ use crate::error::{LabError, io};
 
 /// Longest wait for anything a benchmark waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(900);
-/// How often the daemon is asked for its position; each answer costs it a third of a millisecond of CPU time.
+/// How often the daemon is asked whether it has begun.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
-/// The same once most of it is there, so that its end is known exactly.
-const POLL_CLOSE: Duration = Duration::from_millis(5);
-/// So much of it is there then, in tenths.
-const CLOSE_TENTHS: u64 = 9;
+/// Once it has: at the earliest, and so exactly its end is known.
+const POLL_MIN: Duration = Duration::from_millis(3);
+/// And at the latest.
+const POLL_MAX: Duration = Duration::from_millis(500);
 /// How much of the daemon's log an error quotes.
 const QUOTE_LINES: usize = 3;
 /// The name of the source and its stream.
@@ -92,12 +92,19 @@ impl Daemon {
     }
 
     /// Waits until the event at `offset` is durable and visible to subscribers.
+    ///
+    /// Each answer costs the daemon a third of a millisecond of the CPU time that is being measured, so it is asked a dozen times:
+    /// whenever half of what seems to be left has passed.
     pub(crate) fn wait_visible(&mut self, offset: u64) -> Result<(), LabError> {
+        let started = Instant::now();
         self.look("the last event to be visible", |stream| {
             match stream.get("visible_offset").and_then(Value::as_u64).unwrap_or(0) {
+                0 => Some(POLL),
                 visible if visible >= offset => None,
-                visible if visible >= offset / 10 * CLOSE_TENTHS => Some(POLL_CLOSE),
-                _ => Some(POLL),
+                visible => {
+                    let left = (offset - visible) as f64 / visible as f64;
+                    Some(started.elapsed().mul_f64(left.min(1.0) / 2.0).clamp(POLL_MIN, POLL_MAX))
+                }
             }
         })
     }

@@ -41,7 +41,7 @@ fn main() -> ExitCode {
 fn run(rows: usize) -> Result<u64, Box<dyn Error>> {
     let messages = messages(rows);
     let mut changes = Vec::with_capacity(messages.len());
-    parse(&messages, &mut changes)?;
+    parse(messages, &mut changes)?;
     let folder = tempfile::tempdir()?;
     let log = Log::open(LogOptions::with_dir(folder.path()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -66,7 +66,7 @@ fn run(rows: usize) -> Result<u64, Box<dyn Error>> {
 
 /// Counted: messages of the protocol become changes.
 #[inline(never)]
-fn parse(messages: &[Bytes], changes: &mut Vec<Change>) -> Result<(), Box<dyn Error>> {
+fn parse(messages: Vec<Bytes>, changes: &mut Vec<Change>) -> Result<(), Box<dyn Error>> {
     let mut decoder = Decoder::default();
     for message in messages {
         decoder.decode(Lsn(1), message, changes)?;

@@ -70,7 +70,10 @@ impl Columns {
         put(heads, columns.len() as u64);
         columns.iter().for_each(|column| put(heads, column.end as u64));
         heads.extend_from_slice(&self.heads);
-        columns.iter().try_for_each(|column| Some(values.extend_from_slice(column.bytes.get(..column.end)?)))
+        for column in columns {
+            values.extend_from_slice(column.bytes.get(..column.end)?);
+        }
+        Some(())
     }
 
     /// Gives back all memory if it is more than `kept_max` bytes.

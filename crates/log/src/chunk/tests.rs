@@ -100,19 +100,20 @@ fn units_of_rows() -> impl Strategy<Value = Vec<RandomUnit>> {
     let cell = prop_oneof![
         Just(b"n".to_vec()),
         Just(b"u".to_vec()),
-        (0..40_usize, any::<u8>(), prop_oneof![Just(b't'), Just(b'b')]).prop_map(|(length, byte, state)| {
-            [&[state], &(length as u32).to_be_bytes()[..], &vec![byte; length]].concat()
+        (0..40_u8, any::<u8>(), prop_oneof![Just(b't'), Just(b'b')])
+            .prop_map(|(length, byte, state)| { [&[state, 0, 0, 0, length][..], &vec![byte; length.into()]].concat() }),
+        (100..200_u8, "[a-z]").prop_map(|(length, letter)| {
+            [&[b't', 0, 0, 0, length][..], letter.repeat(length.into()).as_bytes()].concat()
         }),
-        "[a-z]{100,200}".prop_map(|text| [b"t\0\0\0", &[text.len() as u8][..], text.as_bytes()].concat()),
     ];
     let event = (1..=3_u8, prop_oneof![Just(vec![b'N']), Just(b"KN".to_vec()), Just(b"ON".to_vec())]).prop_flat_map(
         move |(schema, markers)| {
-            let columns = [1, 4, 9][usize::from(schema) - 1];
-            let row = proptest::collection::vec(cell.clone(), columns);
+            let columns = [1_u8, 4, 9][usize::from(schema) - 1];
+            let row = proptest::collection::vec(cell.clone(), usize::from(columns));
             proptest::collection::vec(row, markers.len()).prop_map(move |rows| {
                 let mut body = Vec::new();
                 for (marker, cells) in markers.iter().zip(rows) {
-                    body.extend([*marker, 0, columns as u8]);
+                    body.extend([*marker, 0, columns]);
                     body.extend(cells.concat());
                 }
                 (if markers.len() == 1 { 1 } else { 2 }, schema, body)
@@ -269,10 +270,10 @@ fn version(chunk: &Chunk) -> u8 {
     encoded(chunk)[2]
 }
 
-fn rows_of(schema: u8, columns: u8, count: usize) -> RandomUnit {
-    let row = |n: usize| {
-        let cells =
-            (0..columns).flat_map(|column| [b"t\0\0\0\x02".as_slice(), &[b'a' + n as u8 % 26, column]].concat());
+fn rows_of(schema: u8, columns: u8, count: u16) -> RandomUnit {
+    let row = |n: u16| {
+        let letter = b'a' + n.to_be_bytes()[1] % 26;
+        let cells = (0..columns).flat_map(|column| [b"t\0\0\0\x02".as_slice(), &[letter, column]].concat());
         [b'N', 0, columns].into_iter().chain(cells).collect()
     };
     ((0..count).map(|n| (1, schema, row(n))).collect(), 7, 1, 1)

@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use dbstreamd_log::UnitHead;
 use dbstreamd_model::{DDL_PREFIX, DdlDocument, Lsn, Op, Timestamp};
-use dbstreamd_pgoutput::{LogicalMessage, Message, ParseError};
+use dbstreamd_pgoutput::{LogicalMessage, Message, ParseError, RowMessage};
 use postgres_types::Type;
 
 use crate::Change;
@@ -81,16 +81,17 @@ pub struct Decoder {
 
 impl Decoder {
     /// Decodes the payload of one XLogData (PostgreSQL docs, "Logical Replication Message Formats"), which stands at `at`
-    /// in the WAL, and appends what it says.
+    /// in the WAL, and appends what it says. Of a row's payload nothing is copied, and no reference to it counted more.
     ///
     /// # Errors
     /// When it is no such message, or cannot come here. The stream is then of no more use.
-    pub fn decode(&mut self, at: Lsn, data: &Bytes, changes: &mut Vec<Change>) -> Result<(), DecodeError> {
-        let message = dbstreamd_pgoutput::parse(data).map_err(|error| DecodeError::Message { lsn: at, error })?;
+    pub fn decode(&mut self, at: Lsn, mut data: Bytes, changes: &mut Vec<Change>) -> Result<(), DecodeError> {
+        let message = dbstreamd_pgoutput::parse(&data).map_err(|error| DecodeError::Message { lsn: at, error })?;
+        let mut row = None;
         match message {
-            Message::Insert(row) => self.row(Op::Insert, at, &row, data, changes)?,
-            Message::Update(row) => self.row(Op::Update, at, &row, data, changes)?,
-            Message::Delete(row) => self.row(Op::Delete, at, &row, data, changes)?,
+            Message::Insert(inserted) => row = Some((Op::Insert, inserted)),
+            Message::Update(updated) => row = Some((Op::Update, updated)),
+            Message::Delete(deleted) => row = Some((Op::Delete, deleted)),
             Message::Begin(begin) => {
                 let head = UnitHead { commit_lsn: begin.final_lsn, commit_time: begin.commit_time, xid: begin.xid };
                 self.newest_commit_time = Some(head.commit_time);
@@ -143,6 +144,13 @@ impl Decoder {
             // PostgreSQL 18 can send one under protocol version 1, for a transaction never streamed: nothing to undo.
             Message::StreamAbort(_) => {}
         }
+        if let Some((op, row)) = row {
+            let relation = self.relation_of(op, at, &row)?;
+            // The message ends with the body.
+            let before = data.len() - row.body.len();
+            data.advance(before);
+            changes.push(Change::Event { op, relation: Some(relation), body: data });
+        }
         Ok(())
     }
 
@@ -163,15 +171,9 @@ impl Decoder {
         self.open.map(|_| ()).ok_or(DecodeError::OutsideTransaction(what))
     }
 
+    /// The relation of a row that may come here and fits it.
     #[inline]
-    fn row(
-        &mut self,
-        op: Op,
-        at: Lsn,
-        row: &dbstreamd_pgoutput::RowMessage<'_>,
-        data: &Bytes,
-        changes: &mut Vec<Change>,
-    ) -> Result<(), DecodeError> {
+    fn relation_of(&mut self, op: Op, at: Lsn, row: &RowMessage<'_>) -> Result<u32, DecodeError> {
         if self.open.is_none() {
             return Err(DecodeError::OutsideTransaction(op.name()));
         }
@@ -187,8 +189,7 @@ impl Decoder {
                 return Err(DecodeError::Columns { table, lsn: at, row: found, columns });
             }
         }
-        changes.push(Change::Event { op, relation: Some(relation), body: data.slice_ref(row.body) });
-        Ok(())
+        Ok(relation)
     }
 }
 
@@ -221,7 +222,7 @@ mod tests {
     fn refusal(messages: &[&[u8]]) -> String {
         let mut decoder = Decoder::default();
         let mut changes = Vec::new();
-        let mut decode = |message: &&[u8]| decoder.decode(AT, &Bytes::copy_from_slice(message), &mut changes);
+        let mut decode = |message: &&[u8]| decoder.decode(AT, Bytes::copy_from_slice(message), &mut changes);
         messages.iter().find_map(|message| decode(message).err()).expect("one is refused").to_string()
     }
 

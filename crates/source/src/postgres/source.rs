@@ -261,7 +261,7 @@ impl SourceReader for PgReader {
                 WalFrame::XLogData { wal_start, data, sent_at, .. } => {
                     newest_sent = Some(sent_at);
                     self.sent_at = self.sent_at.or(newest_sent);
-                    self.decoder.decode(wal_start, &data, changes)?;
+                    self.decoder.decode(wal_start, data, changes)?;
                 }
                 WalFrame::Keepalive { wal_end, reply_requested, .. } => {
                     self.heard = true;

@@ -356,13 +356,14 @@ fn whole_message(bytes: &[u8]) -> Result<Option<usize>, PgError> {
 /// What a CopyData message holds.
 fn frame(mut body: Bytes) -> Result<WalFrame, PgError> {
     let short = |_| PgError::protocol("a replication message that is cut short");
+    if let Some(&[b'w', ref numbers @ ..]) = body.first_chunk::<XLOG_HEAD_BYTES>() {
+        let mut numbers = numbers.as_chunks::<8>().0.iter().map(|number| u64::from_be_bytes(*number));
+        let mut next = || numbers.next().unwrap_or_default();
+        let (wal_start, wal_end, sent_at) = (Lsn(next()), Lsn(next()), unix_time(next().cast_signed()));
+        body.advance(XLOG_HEAD_BYTES);
+        return Ok(WalFrame::XLogData { wal_start, wal_end, sent_at, data: body });
+    }
     match body.first() {
-        Some(b'w') if body.len() >= XLOG_HEAD_BYTES => {
-            body.advance(1);
-            let (wal_start, wal_end) = (Lsn(body.get_u64()), Lsn(body.get_u64()));
-            let sent_at = unix_time(body.get_i64());
-            Ok(WalFrame::XLogData { wal_start, wal_end, sent_at, data: body })
-        }
         Some(b'k') => {
             body.advance(1);
             let wal_end = Lsn(body.try_get_u64().map_err(short)?);
