@@ -13,9 +13,9 @@ use crate::error::{LabError, io};
 
 /// Longest wait for anything a benchmark waits for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(900);
-/// How often the daemon is asked whether it has begun.
+/// How often the daemon is asked for its state.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
-/// Once it has: at the earliest, and so exactly its end is known.
+/// How soon it is asked for its position again at the earliest, in a drain: so exactly the end is known.
 const POLL_MIN: Duration = Duration::from_millis(3);
 /// And at the latest.
 const POLL_MAX: Duration = Duration::from_millis(500);
