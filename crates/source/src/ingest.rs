@@ -7,6 +7,7 @@
 mod tables;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -248,7 +249,13 @@ impl<'a> Ingest<'a> {
         for change in changes.drain(..) {
             match change {
                 Change::Event { op, relation, body } => {
-                    let table = relation.map(|relation| self.tables.find(relation)).transpose()?;
+                    let table = match relation {
+                        Some(relation) => match self.tables.find(relation) {
+                            Some(table) => Some(table),
+                            None => Some(self.first_use(relation).await?),
+                        },
+                        None => None,
+                    };
                     if !op.is_row() {
                         self.look_into(op, relation, table.map(|t| t.id), &body);
                     }
@@ -277,11 +284,7 @@ impl<'a> Ingest<'a> {
                     }
                     reached = Some(end_lsn);
                 }
-                Change::Schema { relation, schema } => {
-                    let table = self.table(relation, &schema).await?;
-                    self.tables.learn(relation, table);
-                    self.compare(relation, &schema, table.id);
-                }
+                Change::Schema { relation, schema } => self.tables.announce(relation, schema),
                 Change::Unpublished { publication } => self.unpublished(publication).await?,
                 Change::Idle { wal_end, reply_requested } => {
                     keepalives += 1;
@@ -311,6 +314,17 @@ impl<'a> Ingest<'a> {
             });
         }
         Ok(())
+    }
+
+    /// The first event of a table since it was announced: only now is that a version in use. Where a partitioned table is
+    /// published as one, PostgreSQL announces each partition too, and sends nothing under its name.
+    async fn first_use(&mut self, relation: u32) -> Result<Table, SourceError> {
+        let unknown = DecodeError::UnknownRelation { relation, lsn: self.unit_lsn };
+        let schema = self.tables.announced.remove(&relation).ok_or(unknown)?;
+        let table = self.table(relation, &schema).await?;
+        self.tables.learn(relation, table);
+        self.compare(relation, &schema, table.id);
+        Ok(table)
     }
 
     /// The schema version that is announced: one the stream has, or a new one, which the catalog is asked about once.
@@ -419,26 +433,34 @@ struct Table {
 /// The source's table numbers, valid for this session only.
 #[derive(Default)]
 struct Tables {
+    /// Tables whose newest announcement nothing has come of yet.
+    announced: HashMap<u32, Arc<TableSchema>>,
     known: HashMap<u32, Table>,
     /// Rows come in runs of one table.
     last: Option<(u32, Table)>,
 }
 
 impl Tables {
-    fn learn(&mut self, relation: u32, table: Table) {
-        self.known.insert(relation, table);
+    fn announce(&mut self, relation: u32, schema: Arc<TableSchema>) {
+        self.known.remove(&relation);
+        self.announced.insert(relation, schema);
         self.last = None;
     }
 
+    fn learn(&mut self, relation: u32, table: Table) {
+        self.known.insert(relation, table);
+        self.last = Some((relation, table));
+    }
+
+    /// None when its newest announcement, if there was one, is yet to be looked into.
     #[inline]
-    fn find(&mut self, relation: u32) -> Result<Table, SourceError> {
+    fn find(&mut self, relation: u32) -> Option<Table> {
         match self.last {
-            Some((last, table)) if last == relation => Ok(table),
+            Some((last, table)) if last == relation => Some(table),
             _ => {
-                let table =
-                    *self.known.get(&relation).ok_or(DecodeError::UnknownRelation { relation, lsn: Lsn::ZERO })?;
+                let table = *self.known.get(&relation)?;
                 self.last = Some((relation, table));
-                Ok(table)
+                Some(table)
             }
         }
     }

@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::{all, events_of};
-use crate::support::cluster;
+use super::{all, events_of, streaming};
+use crate::ordering::wait_visible;
+use crate::support::{cluster, database};
 
 const TABLES: &str =
     "CREATE TABLE sale (id int, year int, note text, PRIMARY KEY (id, year)) PARTITION BY RANGE (year);
@@ -39,4 +40,27 @@ fn changes_of_partitions_come_under_the_name_and_with_the_columns_of_the_root() 
     assert_eq!(events[1]["after"], json!({"id": "2", "year": "2001", "note": "b"}));
     let fingerprints: std::collections::BTreeSet<_> = all(&events, "fingerprint").into_iter().collect();
     assert_eq!(fingerprints.len(), 1, "one schema for all leaves");
+}
+
+#[test]
+fn a_partition_whose_root_is_published_has_no_versions_until_it_is_a_table_of_its_own() {
+    let cluster = cluster();
+    let url = database(&cluster, "shop", TABLES);
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = streaming(&url, dir.path(), "publish_via_partition_root = true");
+    let versions = || -> Vec<(String, u32)> {
+        daemon.schemas("shop").into_iter().map(|schema| (schema.table, schema.version)).collect()
+    };
+    // The server announces each of these partitions beside its root; and the second is another table of the first one's name.
+    let again = "INSERT INTO sale VALUES (1, 1999, 'a'); DROP TABLE sale_old;
+                 CREATE TABLE sale_old PARTITION OF sale FOR VALUES FROM (0) TO (2000); INSERT INTO sale VALUES (2, 1999, 'b')";
+    cluster.psql("shop", again).unwrap();
+    wait_visible(&daemon, 2);
+    assert_eq!(versions(), [("sale".into(), 1)]);
+    assert_eq!(daemon.streams()[0]["diverged"], json!([]), "nobody has rows under the partition's name");
+    let apart = "ALTER TABLE sale DETACH PARTITION sale_old; ALTER TABLE sale_old ADD more int;
+                 ALTER PUBLICATION dbstreamd_shop ADD TABLE sale_old; INSERT INTO sale_old VALUES (3, 1999, 'c', 4)";
+    cluster.psql("shop", apart).unwrap();
+    wait_visible(&daemon, 3);
+    assert_eq!(versions(), [("sale".into(), 1), ("sale_old".into(), 1)]);
 }

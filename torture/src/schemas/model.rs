@@ -129,9 +129,7 @@ impl Model {
         if !versions.contains(fingerprint) {
             versions.push(fingerprint.clone());
             self.counts.versions += 1;
-            // Where the root is published, PostgreSQL announces the partition too, and no row uses that.
-            let number = schema.version as usize;
-            if number != versions.len() && !(self.by_root && number > versions.len()) {
+            if schema.version as usize != versions.len() {
                 let detail = format!(
                     "offset {}: {}.{} has version {}, and is number {} in use",
                     event.offset,
