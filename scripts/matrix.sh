@@ -7,7 +7,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-cache=${DBSTREAMD_CACHE:-$HOME/.cache/dbstreamd}
+. scripts/cache.sh
 majors=$1
 shift
 export DBSTREAMD_PYTHON="${DBSTREAMD_PYTHON:-$cache/python/bin/python}"
@@ -18,7 +18,7 @@ core=(fidelity:: values:: schemas:: lost_schema:: ddl:: diverged:: ordering:: re
 status=0
 summary=()
 for major in $majors; do
-    export DBSTREAMD_PG_BIN=$cache/postgres/$major/bin
+    export DBSTREAMD_PG_BIN=$servers/$major/bin
     log=$(mktemp)
     echo "=== $("$DBSTREAMD_PG_BIN/postgres" --version)"
     failed=0

