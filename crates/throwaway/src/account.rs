@@ -69,7 +69,8 @@ impl Account {
                 0o001
             };
             if meta.mode() & bit == 0 {
-                return Err(ThrowawayError::Unreachable { user: name.clone(), folder: ancestor.to_owned() });
+                let (needed, folder) = (folder.to_owned(), ancestor.to_owned());
+                return Err(ThrowawayError::Unreachable { user: name.clone(), needed, folder });
             }
         }
         Ok(())
@@ -91,6 +92,8 @@ fn find_user(users: &[u8], name: &str) -> Option<Account> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -99,5 +102,25 @@ mod tests {
         assert!(matches!(find_user(text, "nobody"), Some(Account::Other { uid: 65534, gid: 65533, .. })));
         assert!(find_user(text, "postgres").is_none());
         assert!(find_user(text, "missing").is_none());
+    }
+
+    #[test]
+    fn a_folder_below_a_closed_one_is_refused_with_both_names() {
+        let open = tempfile::tempdir().unwrap();
+        let closed = open.path().join("closed");
+        let needed = closed.join("bin");
+        std::fs::create_dir_all(&needed).unwrap();
+        let mode = |path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(open.path(), 0o755);
+        mode(&needed, 0o755);
+        // Neither its user nor its group has the folders.
+        let other = Account::Other { name: "somebody".into(), uid: u32::MAX - 1, gid: u32::MAX - 1 };
+        mode(&closed, 0o755);
+        other.check_reach(&needed).unwrap();
+        Account::Caller.check_reach(&needed).unwrap();
+        mode(&closed, 0o700);
+        let error = other.check_reach(&needed).unwrap_err().to_string();
+        assert!(error.contains(&format!("cannot enter {}, so", closed.display())), "{error}");
+        assert!(error.contains(&format!("cannot use {}. ", needed.display())), "{error}");
     }
 }

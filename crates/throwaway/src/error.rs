@@ -20,14 +20,16 @@ pub enum ThrowawayError {
          Run as an ordinary user, or create one of the two"
     )]
     NoUnprivilegedUser,
-    /// The unprivileged user cannot reach the folder.
+    /// The unprivileged user cannot reach the server's programs, or where its data would be.
     #[error(
-        "user {user} cannot enter {folder}, so PostgreSQL could not run below it. \
-         Set TMPDIR to a folder that everybody may enter, such as /tmp"
+        "user {user} cannot enter {folder}, so PostgreSQL cannot use {needed}. \
+         Its data must be below a folder that everybody may enter (TMPDIR, usually /tmp), and so must its programs (DBSTREAMD_PG_BIN)"
     )]
     Unreachable {
         /// The user the server would run as.
         user: String,
+        /// What it needs.
+        needed: PathBuf,
         /// The folder that is closed to it.
         folder: PathBuf,
     },
