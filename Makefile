@@ -1,10 +1,12 @@
+# As in scripts/cache.sh.
+cache := $(or $(DBSTREAMD_CACHE),$(HOME)/.cache/dbstreamd)
 # Everything builds with one profile into one folder outside the checkout: RocksDB compiles once (minutes),
 # and what is tested is what is shipped. Override with CARGO_TARGET_DIR=...
-export CARGO_TARGET_DIR ?= $(HOME)/.cache/dbstreamd/target
+export CARGO_TARGET_DIR ?= $(cache)/target
 # The Python that scripts/setup.sh prepares, for the tests' foreign client.
-export DBSTREAMD_PYTHON ?= $(HOME)/.cache/dbstreamd/python/bin/python
+export DBSTREAMD_PYTHON ?= $(cache)/python/bin/python
 # The Python that `make bench-setup` prepares, for the benchmarks' optional references.
-export DBSTREAMD_BENCH_PYTHON ?= $(HOME)/.cache/dbstreamd/bench-python/bin/python
+export DBSTREAMD_BENCH_PYTHON ?= $(cache)/bench-python/bin/python
 
 # Where `make bench` leaves its report and plots.
 BENCH_RESULTS ?= lab/results

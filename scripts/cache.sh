@@ -1,4 +1,5 @@
 # Where the scripts beside this one keep what they install; to be sourced.
+# shellcheck shell=bash
 
 cache=${DBSTREAMD_CACHE:-$HOME/.cache/dbstreamd}
 # The servers of the matrix. For root, tests run them as somebody else, whom root's home may well keep out.

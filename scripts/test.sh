@@ -3,8 +3,9 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+. scripts/cache.sh
 # The foreign client of the tests, which scripts/setup.sh prepares.
-export DBSTREAMD_PYTHON="${DBSTREAMD_PYTHON:-$HOME/.cache/dbstreamd/python/bin/python}"
+export DBSTREAMD_PYTHON="${DBSTREAMD_PYTHON:-$cache/python/bin/python}"
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
