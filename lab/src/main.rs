@@ -12,6 +12,7 @@ mod idle;
 mod judge;
 mod latency;
 mod lean;
+mod load;
 mod machine;
 mod meter;
 mod nats;

@@ -12,6 +12,7 @@ use dbstreamd_throwaway::Cluster;
 
 use crate::error::LabError;
 use crate::judge::{Refusal, Rules, Series};
+use crate::load::{self, Load};
 use crate::machine::Machine;
 use crate::references::{self, Python};
 use crate::report::{Output, Section, publish};
@@ -41,6 +42,9 @@ pub(crate) struct Grid {
         "pg-recvlogical", "raw", "dbstreamd", "dbstreamd-subscriber", "psycopg2", "debezium", "copy-text", "copy-binary",
     ])]
     clients: Vec<Client>,
+    /// Keep so many cores busy with something else meanwhile, as on a machine that has other work; no floor is judged then.
+    #[arg(long, default_value_t = 0.0, value_name = "CORES", value_parser = load::cores)]
+    load: f64,
     #[command(flatten)]
     rules: Rules,
     #[command(flatten)]
@@ -136,6 +140,7 @@ fn drain(
     let mut bench = Bench { cluster, workload: &workload, binary, python: &grid.python.python, last_commit_lsn: 0 };
     let survey = bench.survey()?;
     bench.last_commit_lsn = survey.last_commit_lsn;
+    let _load = Load::start(grid.load)?;
     let mut clients = rows_of(grid, kind, workload.rows, absent);
     for run in 1..=grid.runs {
         for row in clients.iter_mut().filter(|row| row.series.ended.is_none()) {

@@ -27,6 +27,9 @@ pub(super) fn section(grid: &Grid, outcomes: &[Outcome]) -> Section {
     if grid.clients.contains(&Client::Debezium) {
         text += " Debezium's time and CPU count from its first row on, without the start of its virtual machine.";
     }
+    if grid.load > 0.0 {
+        text += &format!(" Meanwhile the lab kept {} cores busy with something else.", grid.load);
+    }
     text += "\n";
     for outcome in outcomes {
         text += "\n";
@@ -39,7 +42,7 @@ pub(super) fn section(grid: &Grid, outcomes: &[Outcome]) -> Section {
     Section {
         name: "drain",
         text,
-        findings: findings(grid.runs, outcomes, rules),
+        findings: findings(grid.runs, grid.load, outcomes, rules),
         plots: outcomes.iter().filter_map(|outcome| plot(outcome, rules)).collect(),
         data: Value::Array(outcomes.iter().map(|outcome| data(outcome, rules)).collect()),
         failures: outcomes
@@ -136,19 +139,24 @@ const FLOOR_RUNS_MIN: u32 = 5;
 /// And by this many rows (of t1: a tenth), so that starting up is little of it.
 const FLOOR_ROWS_MIN: u64 = 1_000_000;
 
-/// The figures that floors ask for; too short a benchmark gives none of them. A client that was not chosen has no entry.
-fn findings(runs: u32, outcomes: &[Outcome], rules: &Rules) -> Vec<Finding> {
+/// The figures that floors ask for; too short a benchmark, or one on a machine that was kept busy, gives none of them. A client that was not chosen has no entry.
+fn findings(runs: u32, load: f64, outcomes: &[Outcome], rules: &Rules) -> Vec<Finding> {
     use Client::{Dbstreamd, DbstreamdSubscriber};
     use Transport::{Tcp, Unix};
     let mut findings = Vec::new();
     for outcome in outcomes {
         let rows_min = if outcome.kind == Kind::T1 { FLOOR_ROWS_MIN / 10 } else { FLOOR_ROWS_MIN };
-        let short = (runs < FLOOR_RUNS_MIN || outcome.rows < rows_min).then(|| {
-            format!("{runs} × {} rows; a floor is judged by {FLOOR_RUNS_MIN} × {rows_min} at least", outcome.rows)
-        });
+        let unfit = if load > 0.0 {
+            Some(format!("the lab kept {load} cores busy meanwhile"))
+        } else if runs < FLOOR_RUNS_MIN || outcome.rows < rows_min {
+            let rows = outcome.rows;
+            Some(format!("{runs} × {rows} rows; a floor is judged by {FLOOR_RUNS_MIN} × {rows_min} at least"))
+        } else {
+            None
+        };
         let mut find = |key, seen: Result<f64, Refusal>| {
             let seen = seen.map_err(|refusal| refusal.to_string());
-            findings.push(Finding { key, seen: short.clone().map_or(seen, Err) });
+            findings.push(Finding { key, seen: unfit.clone().map_or(seen, Err) });
         };
         let ratios: &[(Client, Transport, &'static str)] = match outcome.kind {
             Kind::T2 => &[
@@ -215,7 +223,7 @@ mod tests {
     }
 
     fn found(outcome: Outcome, key: &str) -> Option<Result<f64, String>> {
-        findings(FLOOR_RUNS_MIN, &[outcome], &RULES)
+        findings(FLOOR_RUNS_MIN, 0.0, &[outcome], &RULES)
             .into_iter()
             .find(|finding| finding.key == key)
             .map(|finding| finding.seen)
@@ -265,16 +273,17 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_look_judges_no_floor() {
+    fn a_quick_look_or_a_busy_machine_judges_no_floor() {
         let rows = || {
             vec![
                 row(Client::PgRecvlogical, Transport::Tcp, 6.0, 0.0, ROWS),
                 row(Client::Dbstreamd, Transport::Tcp, 2.0, 0.0, ROWS),
             ]
         };
-        let few_runs = findings(FLOOR_RUNS_MIN - 1, &[outcome(rows())], &RULES);
-        let few_rows = findings(FLOOR_RUNS_MIN, &[Outcome { rows: ROWS - 1, ..outcome(rows()) }], &RULES);
-        for found in [few_runs, few_rows] {
+        let few_runs = findings(FLOOR_RUNS_MIN - 1, 0.0, &[outcome(rows())], &RULES);
+        let few_rows = findings(FLOOR_RUNS_MIN, 0.0, &[Outcome { rows: ROWS - 1, ..outcome(rows()) }], &RULES);
+        let busy = findings(FLOOR_RUNS_MIN, 0.5, &[outcome(rows())], &RULES);
+        for found in [few_runs, few_rows, busy] {
             assert!(!found.is_empty() && found.iter().all(|finding| finding.seen.is_err()));
         }
     }

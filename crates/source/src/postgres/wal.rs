@@ -100,11 +100,13 @@ impl WalReader {
     pub(super) fn start(wire: Wire) -> Result<(Self, FeedbackWriter), PgError> {
         let Wire { stream, input, .. } = wire;
         let tcp_descriptor = stream.tcp_descriptor();
-        let near = tcp_descriptor.and_then(tcp_round_trip).is_some_and(|time| time <= ROUND_TRIP_MAX);
+        let round_trip = tcp_descriptor.and_then(tcp_round_trip);
+        let near = round_trip.is_some_and(|time| time <= ROUND_TRIP_MAX);
         let pacer = match &stream {
             stream if stream.is_unix() => Some(Pacer::of_messages()),
             stream => (near && stream.limit_receive_buffer(RECEIVE_BUFFER_BYTES)).then(Pacer::of_segments),
         };
+        tracing::debug!(?round_trip, paced = pacer.is_some(), "replication stream taken over");
         let arrivals = stream.arrivals();
         let (read, write) = stream.split();
         let reader = Self {
