@@ -157,7 +157,7 @@ mod tests {
     fn a_server_that_thinks_before_it_answers_is_no_farther_away() {
         use std::io::Write;
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         let mean = || tcp_info(client.as_raw_fd(), size_of::<libc::tcp_info>()).unwrap().tcpi_rtt;
         // Whoever answers acknowledges with the answer, or at the latest when the kernel finds that it takes too long (40 ms).
