@@ -320,7 +320,7 @@ impl<'a> Ingest<'a> {
     /// published as one, PostgreSQL announces each partition too, and sends nothing under its name.
     async fn first_use(&mut self, relation: u32) -> Result<Table, SourceError> {
         let unknown = DecodeError::UnknownRelation { relation, lsn: self.unit_lsn };
-        let schema = self.tables.announced.remove(&relation).ok_or(unknown)?;
+        let schema = self.tables.announced(relation).ok_or(unknown)?;
         let table = self.table(relation, &schema).await?;
         self.tables.learn(relation, table);
         self.compare(relation, &schema, table.id);
@@ -433,36 +433,47 @@ struct Table {
 /// The source's table numbers, valid for this session only.
 #[derive(Default)]
 struct Tables {
-    /// Tables whose newest announcement nothing has come of yet.
-    announced: HashMap<u32, Arc<TableSchema>>,
-    known: HashMap<u32, Table>,
+    newest: HashMap<u32, Newest>,
     /// Rows come in runs of one table.
     last: Option<(u32, Table)>,
 }
 
+/// A table's newest version.
+enum Newest {
+    /// Nothing has come of it yet.
+    Announced(Arc<TableSchema>),
+    Known(Table),
+}
+
 impl Tables {
     fn announce(&mut self, relation: u32, schema: Arc<TableSchema>) {
-        self.known.remove(&relation);
-        self.announced.insert(relation, schema);
+        self.newest.insert(relation, Newest::Announced(schema));
         self.last = None;
     }
 
+    /// What is to be looked into before its first event.
+    fn announced(&self, relation: u32) -> Option<Arc<TableSchema>> {
+        match self.newest.get(&relation)? {
+            Newest::Announced(schema) => Some(Arc::clone(schema)),
+            Newest::Known(_) => None,
+        }
+    }
+
     fn learn(&mut self, relation: u32, table: Table) {
-        self.known.insert(relation, table);
+        self.newest.insert(relation, Newest::Known(table));
         self.last = Some((relation, table));
     }
 
-    /// None when its newest announcement, if there was one, is yet to be looked into.
+    /// None when its newest version is yet to be looked into, or was never announced.
     #[inline]
     fn find(&mut self, relation: u32) -> Option<Table> {
         match self.last {
-            Some((last, table)) if last == relation => Some(table),
-            _ => {
-                let table = *self.known.get(&relation)?;
-                self.last = Some((relation, table));
-                Some(table)
-            }
+            Some((last, table)) if last == relation => return Some(table),
+            _ => {}
         }
+        let Newest::Known(table) = self.newest.get(&relation)? else { return None };
+        self.last = Some((relation, *table));
+        Some(*table)
     }
 }
 
