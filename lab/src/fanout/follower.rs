@@ -27,7 +27,9 @@ pub(super) struct Watch {
     started: Instant,
     /// When the commit of each event returned, in nanoseconds since the start; 0 for not yet.
     committed: Vec<AtomicU64>,
-    latency: Mutex<Histogram<u64>>,
+    /// So many events are written in the first second: everybody has rested until then.
+    opening: u64,
+    latency: Mutex<Latency>,
     /// Subscribers that have everything.
     pub(super) done: AtomicUsize,
     /// Events received, by all together.
@@ -41,12 +43,14 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(first: u64, events: u64) -> Result<Self, LabError> {
+    /// For `events` events from `first` on, `rate` of them in a second.
+    pub(super) fn new(first: u64, events: u64, rate: u64) -> Result<Self, LabError> {
         Ok(Self {
             first,
             started: Instant::now(),
             committed: (0..events).map(|_| AtomicU64::new(0)).collect(),
-            latency: Mutex::new(histogram()?),
+            opening: rate,
+            latency: Mutex::new(Latency::new()?),
             done: AtomicUsize::new(0),
             deliveries: AtomicU64::new(0),
             responses: AtomicU64::new(0),
@@ -74,8 +78,8 @@ impl Watch {
         self.first + self.events() - 1
     }
 
-    /// All latencies together, in microseconds.
-    pub(super) fn latency(&self) -> Histogram<u64> {
+    /// All latencies together.
+    pub(super) fn latency(&self) -> Latency {
         self.latency.lock().clone()
     }
 
@@ -85,7 +89,10 @@ impl Watch {
         let committed = place.map_or(0, |place| place.load(Acquire));
         // 0 where the event was faster than the answer to the commit.
         let late = if committed == 0 { 0 } else { now.saturating_sub(committed) };
-        tally.latency.saturating_record(late / 1000);
+        tally.latency.all.saturating_record(late / 1000);
+        if number < self.opening {
+            tally.latency.opening.saturating_record(late / 1000);
+        }
         tally.deliveries += 1;
         tally.bytes += bytes as u64;
     }
@@ -102,13 +109,32 @@ impl Watch {
 
     /// Takes over the latencies of a connection that will see no more.
     pub(super) fn finish(&self, tally: &Tally) -> Result<(), LabError> {
-        self.latency.lock().add(&tally.latency).map_err(|error| LabError::Failed(error.to_string()))
+        self.latency.lock().add(&tally.latency)
+    }
+}
+
+/// Latencies in microseconds, of every pair of event and subscriber.
+#[derive(Clone)]
+pub(super) struct Latency {
+    pub(super) all: Histogram<u64>,
+    /// Those of the first second's events.
+    pub(super) opening: Histogram<u64>,
+}
+
+impl Latency {
+    fn new() -> Result<Self, LabError> {
+        Ok(Self { all: histogram()?, opening: histogram()? })
+    }
+
+    fn add(&mut self, other: &Self) -> Result<(), LabError> {
+        let added = self.all.add(&other.all).and_then(|()| self.opening.add(&other.opening));
+        added.map_err(|error| LabError::Failed(error.to_string()))
     }
 }
 
 /// What the subscribers of one connection have seen.
 pub(super) struct Tally {
-    latency: Histogram<u64>,
+    latency: Latency,
     deliveries: u64,
     responses: u64,
     bytes: u64,
@@ -116,7 +142,7 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new() -> Result<Self, LabError> {
-        Ok(Self { latency: histogram()?, deliveries: 0, responses: 0, bytes: 0 })
+        Ok(Self { latency: Latency::new()?, deliveries: 0, responses: 0, bytes: 0 })
     }
 
     /// One more response, with any number of events.

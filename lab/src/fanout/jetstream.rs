@@ -46,7 +46,7 @@ async fn measure(crowd: &Crowd, server: &Server, by: By, event_bytes: u64) -> Re
     let without = procfs::rss(server.pid())?;
 
     let events = crowd.rate * crowd.seconds;
-    let watch = Arc::new(Watch::new(warm_up, events)?);
+    let watch = Arc::new(Watch::new(warm_up, events, crowd.rate)?);
     let followers = follow(crowd, &address, by, &mut publisher.jetstream, (&watch, warm_up)).await?;
     let idle = settled_rss(server.pid()).await?;
 

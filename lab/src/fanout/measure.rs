@@ -4,10 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
 use super::Crowd;
-use super::follower::Watch;
+use super::follower::{Latency, Watch};
 use crate::error::LabError;
 use crate::procfs;
 
@@ -18,8 +16,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// One run's figures.
 pub(super) struct Run {
-    /// In microseconds, of every pair of event and subscriber.
-    latency: Histogram<u64>,
+    latency: Latency,
     pub(super) deliveries: u64,
     pub(super) responses: u64,
     /// Of an event as it is delivered.
@@ -132,7 +129,13 @@ impl Run {
 
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     pub(super) fn latency_ms(&self, quantile: f64) -> f64 {
-        self.latency.value_at_quantile(quantile) as f64 / 1e3
+        self.latency.all.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    /// Of the first second's events.
+    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+    pub(super) fn opening_ms(&self, quantile: f64) -> f64 {
+        self.latency.opening.value_at_quantile(quantile) as f64 / 1e3
     }
 
     /// A row of the report's table, without its first cells.
@@ -140,12 +143,13 @@ impl Run {
         #[expect(clippy::cast_precision_loss, reason = "figures for people")]
         let (deliveries, responses) = (self.deliveries as f64, self.responses as f64);
         format!(
-            "| {:.0} k | {:.0} k | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} |",
+            "| {:.0} k | {:.0} k | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} |",
             deliveries / self.seconds / 1e3,
             responses / self.seconds / 1e3,
             self.latency_ms(0.5),
             self.latency_ms(0.99),
             self.latency_ms(1.0),
+            self.opening_ms(0.99),
             self.kib_each(self.rss.idle, crowd),
             self.kib_each(self.rss.peak, crowd),
             self.server_cpu / self.seconds,

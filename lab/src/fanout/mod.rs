@@ -176,11 +176,11 @@ fn report(crowd: &Crowd, runs: &[(Who, Run)], absent: &[(Who, String)]) -> Secti
     let rows = |who: Who| of(who).map(move |run| (who, run)).enumerate().map(row).collect::<String>();
     let mut text = format!(
         "## Fan-out\n\n{}. Every one got every event that its filter takes, once and in order. Latency is from the return of the commit \
-         to the event in the subscriber's hand, over all pairs of event and subscriber; memory is what the server has more than without subscribers, \
+         to the event in the subscriber's hand, over all pairs of event and subscriber (in the first second, everybody has rested until then); memory is what the server has more than without subscribers, \
          for each of them, at rest and at its highest; CPU in cores. JetStream's messages are as long as dbstreamd's events and do not come out of \
          PostgreSQL: who publishes them is counted with the subscribers, and its latency begins with JetStream's word that a message is stored.\n\n\
-         | who | run | deliveries/s | responses/s | p50 ms | p99 ms | max ms | KiB each, at rest | highest | server | subscribers | PostgreSQL | others |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n{}",
+         | who | run | deliveries/s | responses/s | p50 ms | p99 ms | max ms | first second, p99 ms | KiB each, at rest | highest | server | subscribers | PostgreSQL | others |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|---|\n{}",
         crowd.describe(),
         Who::ALL.into_iter().map(rows).collect::<String>()
     );
@@ -208,6 +208,7 @@ fn report(crowd: &Crowd, runs: &[(Who, Run)], absent: &[(Who, String)]) -> Secti
             "who": who.name(), "deliveries": run.deliveries, "responses": run.responses, "seconds": run.seconds,
             "event_bytes": run.event_bytes,
             "p50_ms": run.latency_ms(0.5), "p99_ms": run.latency_ms(0.99), "max_ms": run.latency_ms(1.0),
+            "opening_p99_ms": run.opening_ms(0.99),
             "rss_without": run.rss.without, "rss_idle": run.rss.idle, "rss_peak": run.rss.peak,
             "server_cpu": run.server_cpu, "lab_cpu": run.lab_cpu, "database_cpu": run.database_cpu, "foreign_cpu": run.foreign_cpu,
         })

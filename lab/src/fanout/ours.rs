@@ -50,7 +50,7 @@ async fn measure(cluster: &Cluster, crowd: &Crowd, daemon: &mut Daemon) -> Resul
     let without = procfs::rss(daemon.pid())?;
 
     let events = crowd.rate * crowd.seconds;
-    let watch = Arc::new(Watch::new(warm_up + 1, events)?);
+    let watch = Arc::new(Watch::new(warm_up + 1, events, crowd.rate)?);
     let followers = follow(daemon.grpc(), crowd, &watch).await?;
     let mut lazy_ones = Vec::new();
     for number in crowd.subscribers..crowd.subscribers + crowd.slow {
