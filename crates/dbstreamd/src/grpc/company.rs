@@ -11,15 +11,20 @@
 //! Companies take turns within a beat. Were all of them woken at its start, the last would wait for all the others' bytes to leave,
 //! and nothing would be done in the rest of it.
 //!
-//! Whatever is not that simple (a new schema or epoch, large or old events, no crowd any more) a follower leaves to its
-//! subscription: it gives its position back.
+//! A schema version that a follower's client does not have yet goes before the piece that needs it, made once for the whole company:
+//! after a rest, or a change of a table, everybody needs it at the same time.
+//!
+//! Whatever is not that simple (a new epoch, large or old events, no crowd any more) a follower leaves to its subscription: it
+//! gives its position back.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dbstreamd_log::{CROWD_MIN, PieceForm, Tail, TailMoves, TailPiece};
 use dbstreamd_model::{Epoch, Offset, SchemaId, StreamId};
 use parking_lot::Mutex;
@@ -27,6 +32,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{encode, wire};
 use crate::delivery::FLOOR_BYTES;
+use crate::schemas;
 
 /// Half a crowd is left to itself: so nobody goes to and fro when there are about as many as make a crowd.
 const DISSOLVES_BELOW: usize = CROWD_MIN / 2;
@@ -45,9 +51,14 @@ struct Company {
     /// Its members may deliver so far; [`DISSOLVED`] when they must go.
     through: AtomicU64,
     members: Mutex<Members>,
+    /// The schema versions that were needed last, as messages.
+    schemas: Mutex<VecDeque<(SchemaId, Bytes)>>,
     /// The last one has left.
     left: Notify,
 }
+
+/// So many of them are kept: they are needed by all at about the same time.
+const SCHEMAS_KEPT_MAX: usize = 8;
 
 /// No offset: the company is no more.
 const DISSOLVED: u64 = u64::MAX;
@@ -70,7 +81,23 @@ pub(super) struct Follower {
     /// Schema versions the client has.
     known: Vec<SchemaId>,
     begun_at: Instant,
-    back: Option<oneshot::Sender<Offset>>,
+    back: Option<oneshot::Sender<Returned>>,
+}
+
+/// What a follower passes on.
+pub(super) enum Passed {
+    /// A schema, as a message.
+    Schema(Bytes),
+    Events(Arc<TailPiece>),
+}
+
+/// What a follower gives back to its subscription.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Returned {
+    /// The last event that was passed on.
+    pub(super) through: Offset,
+    /// Schema versions the client has.
+    pub(super) known: Vec<SchemaId>,
 }
 
 /// What a follower must know of its subscription.
@@ -86,14 +113,14 @@ pub(super) struct Standing {
 }
 
 impl Companies {
-    /// Joins those who follow `stream`. The offset behind which to go on comes back when the follower can do no more; nothing
-    /// when its response stream is gone.
+    /// Joins those who follow `stream`. Where to go on comes back when the follower can do no more; nothing when its response
+    /// stream is gone.
     pub(super) fn join(
         &self,
         stream: StreamId,
         tail: &Tail,
         standing: Standing,
-    ) -> (Follower, oneshot::Receiver<Offset>) {
+    ) -> (Follower, oneshot::Receiver<Returned>) {
         let mut all = self.0.lock();
         all.retain(|company| !company.is_dissolved());
         let company = match all.iter().find(|company| company.stream == stream) {
@@ -105,6 +132,7 @@ impl Companies {
                     tail,
                     through: AtomicU64::new(0),
                     members: Mutex::default(),
+                    schemas: Mutex::default(),
                     left: Notify::new(),
                 });
                 tokio::spawn(conduct(Arc::clone(&company), moves));
@@ -196,6 +224,23 @@ impl Company {
         self.ring(DISSOLVED);
     }
 
+    /// A schema version as a message; none when it is larger than what everybody gets in any case.
+    fn schema(&self, id: SchemaId) -> Option<Bytes> {
+        // Made under the lock: who comes meanwhile wants the same.
+        let mut made = self.schemas.lock();
+        if let Some((_, message)) = made.iter().find(|(other, _)| *other == id) {
+            return Some(message.clone());
+        }
+        let stored = self.tail.schema(id)?;
+        let message = wire::message(wire::Response::Schema(Box::new(schemas::contract(&stored))));
+        if message.len() > FLOOR_BYTES {
+            return None;
+        }
+        made.truncate(SCHEMAS_KEPT_MAX - 1);
+        made.push_front((id, message.clone()));
+        Some(message)
+    }
+
     /// Wakes everybody, for what is visible through `through`.
     fn ring(&self, through: u64) {
         self.through.fetch_max(through, AcqRel);
@@ -222,8 +267,8 @@ impl Members {
 }
 
 impl Follower {
-    /// The next piece; none when the subscription must go on by itself, to which it then gives its place back.
-    pub(super) fn poll_piece(&mut self, context: &Context<'_>) -> Poll<Option<Arc<TailPiece>>> {
+    /// What comes next; none when the subscription must go on by itself, to which it then gives its place back.
+    pub(super) fn poll_next(&mut self, context: &Context<'_>) -> Poll<Option<Passed>> {
         if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
             self.waker = Some(context.waker().clone());
             if let Some(own) = self.company.members.lock().wakers.get_mut(self.place) {
@@ -235,24 +280,28 @@ impl Follower {
         if through != DISSOLVED && self.next.0 > through {
             return Poll::Pending;
         }
-        let piece = if through == DISSOLVED { None } else { self.take(Offset(through)) };
-        if piece.is_none()
+        let passed = if through == DISSOLVED { None } else { self.take(Offset(through)) };
+        if passed.is_none()
             && let Some(back) = self.back.take()
         {
             // A subscription that has ended needs it no more.
-            let _ = back.send(self.next.previous());
+            let _ = back.send(Returned { through: self.next.previous(), known: std::mem::take(&mut self.known) });
         }
-        Poll::Ready(piece)
+        Poll::Ready(passed)
     }
 
-    fn take(&mut self, through: Offset) -> Option<Arc<TailPiece>> {
+    fn take(&mut self, through: Offset) -> Option<Passed> {
         let piece = self.company.tail.piece(self.next, through, FORM)?;
-        let goes = piece.epoch() == self.epoch && piece.schemas().iter().all(|id| self.known.contains(id));
-        if !goes {
+        if piece.epoch() != self.epoch {
             return None;
         }
+        if let Some(id) = piece.schemas().iter().find(|id| !self.known.contains(id)) {
+            let message = self.company.schema(*id)?;
+            self.known.push(*id);
+            return Some(Passed::Schema(message));
+        }
         self.next = piece.last_offset().next();
-        Some(piece)
+        Some(Passed::Events(piece))
     }
 
     /// Since when a piece's events have been visible, if they became so during this subscription.
@@ -281,7 +330,7 @@ mod tests {
     use std::task::Wake;
 
     use dbstreamd_log::{Appender, Log, LogOptions, Pump, StartAt, UnitHead};
-    use dbstreamd_model::{Lsn, Op, Timestamp};
+    use dbstreamd_model::{Lsn, Op, ReplicaIdentity, TableSchema, Timestamp};
     use prost::Message as _;
 
     use super::*;
@@ -309,11 +358,96 @@ mod tests {
         Standing { next: Offset(next), epoch: Epoch::FIRST, known: Vec::new(), begun_at: Instant::now() }
     }
 
-    fn offsets(piece: &TailPiece) -> Vec<u64> {
+    fn response(message: &Bytes) -> Response {
         // Behind the five bytes of gRPC's own.
-        let response = SubscribeResponse::decode(piece.bytes().get(5..).unwrap()).unwrap().response;
-        let Some(Response::Events(batch)) = response else { panic!("no events") };
+        SubscribeResponse::decode(message.get(5..).unwrap()).unwrap().response.unwrap()
+    }
+
+    fn offsets(piece: &TailPiece) -> Vec<u64> {
+        let Response::Events(batch) = response(piece.bytes()) else { panic!("no events") };
         batch.events.iter().map(|event| event.offset).collect()
+    }
+
+    /// The next piece, when nothing has to go before it.
+    fn poll_piece(follower: &mut Follower, context: &Context<'_>) -> Poll<Option<Arc<TailPiece>>> {
+        follower.poll_next(context).map(|passed| {
+            passed.map(|passed| match passed {
+                Passed::Events(piece) => piece,
+                Passed::Schema(_) => panic!("a schema"),
+            })
+        })
+    }
+
+    #[tokio::test]
+    async fn a_schema_goes_before_the_first_piece_that_needs_it_once_and_one_message_is_for_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
+        let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+        let mut appender = log.appender(stream).unwrap();
+        appender.begin_session().await.unwrap();
+        let crowd: Vec<_> = (0..CROWD_MIN).map(|_| log.reader(stream, StartAt::Latest).unwrap()).collect();
+        let mut insert = |number: u64, table: &str| {
+            let schema = Arc::new(TableSchema {
+                namespace: "public".into(),
+                table: table.into(),
+                replica_identity: ReplicaIdentity::Default,
+                columns: Vec::new(),
+            });
+            let id = appender.schema(&schema, None);
+            appender.begin_unit(UnitHead { commit_lsn: Lsn(100 * number), commit_time: Timestamp(1), xid: 7 });
+            appender.append(Op::Insert, Some(id), b"N\0\0");
+            appender.end_unit(Lsn(100 * number + 50));
+            appender.pump(Pump::Now).unwrap();
+            id
+        };
+        let calls = Arc::new(Calls(AtomicUsize::new(0), Notify::new()));
+        let waker = Waker::from(Arc::clone(&calls));
+        let context = Context::from_waker(&waker);
+        let companies = Companies::default();
+        let tail = log.tail(stream).unwrap();
+        let (mut one, one_back) = companies.join(stream, &tail, standing(1));
+        let (mut other, _other_back) = companies.join(stream, &tail, standing(1));
+        assert!(one.poll_next(&context).is_pending() && other.poll_next(&context).is_pending());
+
+        let orders = insert(1, "orders");
+        let message = loop {
+            calls.1.notified().await;
+            if let Poll::Ready(passed) = one.poll_next(&context) {
+                let Some(Passed::Schema(message)) = passed else { panic!("no schema") };
+                break message;
+            }
+        };
+        let Response::Schema(schema) = response(&message) else { panic!("another message") };
+        assert_eq!(schema.table, "orders");
+        let Poll::Ready(Some(piece)) = poll_piece(&mut one, &context) else { panic!("nothing behind the schema") };
+        assert_eq!(offsets(&piece), [1]);
+        let Poll::Ready(Some(Passed::Schema(same))) = other.poll_next(&context) else { panic!("no schema") };
+        assert_eq!(same.as_ptr(), message.as_ptr());
+
+        // Another row of the same table, and a first one of another.
+        insert(2, "orders");
+        let items = insert(3, "items");
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            match one.poll_next(&context) {
+                Poll::Ready(Some(Passed::Events(piece))) => seen.extend(offsets(&piece)),
+                Poll::Ready(Some(Passed::Schema(message))) => {
+                    let Response::Schema(schema) = response(&message) else { panic!("another message") };
+                    assert_eq!(schema.table, "items");
+                    seen.push(0);
+                }
+                Poll::Ready(None) => panic!("given back"),
+                Poll::Pending => calls.1.notified().await,
+            }
+        }
+        assert!(seen == [0, 2, 3] || seen == [2, 0, 3], "{seen:?}");
+
+        // The subscription is told what its client has.
+        one.company.dissolve();
+        while let Poll::Ready(Some(_)) = one.poll_next(&context) {}
+        let returned = one_back.await.unwrap();
+        assert_eq!(returned, Returned { through: Offset(3), known: vec![orders, items] });
+        drop(crowd);
     }
 
     #[test]
@@ -348,33 +482,36 @@ mod tests {
         let (mut one, one_back) = companies.join(stream, &tail, standing(1));
         let (mut other, other_back) = companies.join(stream, &tail, standing(1));
         assert!(Arc::ptr_eq(&one.company, &other.company));
-        assert!(one.poll_piece(&context).is_pending() && other.poll_piece(&context).is_pending());
+        assert!(poll_piece(&mut one, &context).is_pending() && poll_piece(&mut other, &context).is_pending());
 
         append(&mut appender, 1);
         let piece = loop {
             calls.1.notified().await;
-            if let Poll::Ready(piece) = one.poll_piece(&context) {
+            if let Poll::Ready(piece) = poll_piece(&mut one, &context) {
                 break piece.unwrap();
             }
         };
         assert_eq!(offsets(&piece), [1]);
-        let Poll::Ready(Some(same)) = other.poll_piece(&context) else { panic!("nothing for the other") };
+        let Poll::Ready(Some(same)) = poll_piece(&mut other, &context) else { panic!("nothing for the other") };
         assert!(Arc::ptr_eq(&piece, &same));
-        assert!(one.poll_piece(&context).is_pending(), "it has all there is");
+        assert!(poll_piece(&mut one, &context).is_pending(), "it has all there is");
 
         let (mut late, late_back) = companies.join(stream, &tail, standing(1));
-        let Poll::Ready(Some(for_late)) = late.poll_piece(&context) else { panic!("nothing for who comes late") };
+        let Poll::Ready(Some(for_late)) = poll_piece(&mut late, &context) else { panic!("nothing for who comes late") };
         assert!(Arc::ptr_eq(&piece, &for_late));
         late.epoch = Epoch(2);
         late.next = Offset(1);
-        assert!(matches!(late.poll_piece(&context), Poll::Ready(None)), "another epoch is its subscription's business");
-        assert_eq!(late_back.await, Ok(Offset(0)));
+        assert!(
+            matches!(poll_piece(&mut late, &context), Poll::Ready(None)),
+            "another epoch is its subscription's business"
+        );
+        assert_eq!(late_back.await.unwrap().through, Offset(0));
 
         drop(crowd);
         append(&mut appender, 2);
         let given_back = async {
             loop {
-                match one.poll_piece(&context) {
+                match poll_piece(&mut one, &context) {
                     Poll::Ready(None) => break,
                     Poll::Ready(Some(piece)) => assert_eq!(offsets(&piece), [2]),
                     Poll::Pending => calls.1.notified().await,
@@ -382,7 +519,7 @@ mod tests {
             }
         };
         given_back.await;
-        assert_eq!(one_back.await.unwrap(), one.next.previous());
+        assert_eq!(one_back.await.unwrap().through, one.next.previous());
         drop(other);
         assert!(other_back.await.is_err(), "who is gone gives nothing back");
     }

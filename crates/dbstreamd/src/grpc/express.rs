@@ -18,7 +18,7 @@ use tonic::body::Body;
 use tonic::codegen::{Service, http};
 use tonic::server::NamedService;
 
-use super::company::Follower;
+use super::company::{Follower, Passed};
 use super::dozing::Bell;
 
 type Request = http::Request<Body>;
@@ -103,15 +103,21 @@ impl hyper::body::Body for Passing {
             *follower = lane.follower.lock().take();
         }
         let Some(following) = follower else { return Poll::Pending };
-        let Some(piece) = ready!(following.poll_piece(context)) else {
-            // Its subscription has it again, and sends what comes next.
-            *follower = None;
-            return Poll::Pending;
+        let bytes = match ready!(following.poll_next(context)) {
+            Some(Passed::Schema(message)) => message,
+            Some(Passed::Events(piece)) => {
+                if let Some(visible_at) = following.visible_at(&piece) {
+                    lane.visible_to_sent.observe(visible_at.elapsed());
+                }
+                piece.bytes().clone()
+            }
+            None => {
+                // Its subscription has it again, and sends what comes next.
+                *follower = None;
+                return Poll::Pending;
+            }
         };
-        if let Some(visible_at) = following.visible_at(&piece) {
-            lane.visible_to_sent.observe(visible_at.elapsed());
-        }
-        Poll::Ready(Some(Ok(Frame::data(piece.bytes().clone()))))
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {

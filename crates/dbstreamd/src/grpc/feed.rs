@@ -12,7 +12,7 @@ use dbstreamd_model::{Epoch, Offset, SchemaId, StreamId};
 use tonic::Status;
 
 use super::boundary::Boundary;
-use super::company::Standing;
+use super::company::{Returned, Standing};
 use super::encode::typed::Decoders;
 use super::encode::{self, RunBuilder};
 use super::status::from_log;
@@ -197,10 +197,12 @@ impl Feed {
         })
     }
 
-    /// Goes on behind `offset`: all before it was passed on.
-    pub(super) fn passed_on(&mut self, offset: Offset) {
-        self.reader.skip_to(offset.next());
-        self.considered = self.considered.max(offset);
+    /// Goes on where what was passed on ends.
+    pub(super) fn passed_on(&mut self, returned: Returned) {
+        let Returned { through, known } = returned;
+        self.known.extend(known);
+        self.reader.skip_to(through.next());
+        self.considered = self.considered.max(through);
         self.delivered = self.considered;
         self.reported = self.considered;
     }

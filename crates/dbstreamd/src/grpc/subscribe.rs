@@ -21,7 +21,7 @@ use tonic::{Status, Streaming};
 
 use super::acks::Acks;
 use super::boundary::Boundary;
-use super::company::Companies;
+use super::company::{Companies, Returned};
 use super::details;
 use super::dozing::Dozing;
 use super::feed::{Feed, Halt};
@@ -72,8 +72,8 @@ enum Happening {
     HeldLong,
     /// Time to say how far we are.
     ProgressDue,
-    /// The connection has passed on all it can by itself, up to this offset; none when it is gone.
-    PassedOn(Option<Offset>),
+    /// The connection has passed on all it can by itself; none when it is gone.
+    PassedOn(Option<Returned>),
 }
 
 /// Serves one `Subscribe` call to its end.
@@ -256,9 +256,9 @@ impl Subscription {
                     parked = true;
                 }
                 Happening::Room(None) | Happening::PassedOn(None) => return Ok(()),
-                Happening::PassedOn(Some(offset)) => {
+                Happening::PassedOn(Some(returned)) => {
                     lent = None;
-                    self.feed.passed_on(offset);
+                    self.feed.passed_on(returned);
                 }
                 Happening::ProgressDue => {
                     self.skip()?;
@@ -270,7 +270,7 @@ impl Subscription {
     }
 
     /// Lets the connection pass on what comes, when a crowd follows the stream and this subscription does nothing else.
-    fn lend(&self, outbox: &Outbox) -> Option<oneshot::Receiver<Offset>> {
+    fn lend(&self, outbox: &Outbox) -> Option<oneshot::Receiver<Returned>> {
         if self.tail.followers() < CROWD_MIN {
             return None;
         }
@@ -314,7 +314,7 @@ impl Subscription {
 }
 
 /// Waits for what was lent. Cancel-safe.
-async fn returned(lent: &mut Option<oneshot::Receiver<Offset>>) -> Option<Offset> {
+async fn returned(lent: &mut Option<oneshot::Receiver<Returned>>) -> Option<Returned> {
     match lent {
         Some(returned) => returned.await.ok(),
         None => std::future::pending().await,

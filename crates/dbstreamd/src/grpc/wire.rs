@@ -21,6 +21,8 @@ const RESPONSE_BUFFER_BYTES: usize = 1024;
 /// Responses that are ready together become one piece of up to about this size. Tonic's default.
 const RESPONSE_PIECE_BYTES: usize = 32 * 1024;
 
+/// Compressed or not, and the length.
+const HEAD_BYTES: usize = 5;
 /// The first byte of a gRPC message as it is.
 const NOT_COMPRESSED: u8 = 0;
 /// The key of the response's events: field number 3, length-delimited.
@@ -48,6 +50,18 @@ impl<T: Message + Send + 'static, U: Message + Default + Send + 'static> Codec f
     fn decoder(&mut self) -> Self::Decoder {
         ProstCodec::<T, U>::raw_decoder(BufferSettings::new(REQUEST_BUFFER_BYTES, RESPONSE_PIECE_BYTES))
     }
+}
+
+/// A response as a whole gRPC message.
+pub(super) fn message(response: Response) -> Bytes {
+    let response = WireResponse::from(response);
+    let length = response.encoded_len();
+    let mut whole = BytesMut::with_capacity(HEAD_BYTES + length);
+    whole.put_u8(NOT_COMPRESSED);
+    whole.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    // There is room for it.
+    let _ = response.encode(&mut whole);
+    whole.freeze()
 }
 
 /// Puts what comes before encoded events of so many bytes for a whole gRPC message: its own head, and the response's field.
@@ -108,9 +122,10 @@ mod tests {
             let mut whole = BytesMut::new();
             events_head(bytes, &mut whole);
             whole.extend_from_slice(&events);
-            let message = WireResponse::from(Response::Events(events)).encode_to_vec();
-            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-            assert_eq!(whole, [&[0], &length[..], &message].concat());
+            let encoded = WireResponse::from(Response::Events(events.clone())).encode_to_vec();
+            let length = u32::try_from(encoded.len()).unwrap().to_be_bytes();
+            assert_eq!(whole, [&[0], &length[..], &encoded].concat());
+            assert_eq!(whole, message(Response::Events(events)));
         }
     }
 }

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::chunk::{Chunk, EncodedRun};
 use crate::error::LogError;
 use crate::log::Watermarks;
+use crate::schemas::StoredSchema;
 use crate::shared::Shared;
 use crate::stream::Stream;
 
@@ -108,6 +109,11 @@ impl Tail {
         let piece = self.stream.pieces.piece(&self.stream, first, through, form)?;
         self.shared.metrics.ring_hits.inc_by(piece.chunks);
         Some(piece)
+    }
+
+    /// A schema version of the stream; every one that a piece names is there.
+    pub fn schema(&self, id: SchemaId) -> Option<StoredSchema> {
+        self.stream.schemas.read().get(id).cloned()
     }
 }
 
