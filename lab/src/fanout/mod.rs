@@ -176,7 +176,8 @@ fn report(crowd: &Crowd, runs: &[(Who, Run)], absent: &[(Who, String)]) -> Secti
     let rows = |who: Who| of(who).map(move |run| (who, run)).enumerate().map(row).collect::<String>();
     let mut text = format!(
         "## Fan-out\n\n{}. Every one got every event that its filter takes, once and in order. Latency is from the return of the commit \
-         to the event in the subscriber's hand, over all pairs of event and subscriber (in the first second, everybody has rested until then); memory is what the server has more than without subscribers, \
+         to the event in the subscriber's hand, over all pairs of event and subscriber; that of the first second's events is also told alone, for they come to \
+         subscribers that have rested until then and do not know the table yet; memory is what the server has more than without subscribers, \
          for each of them, at rest and at its highest; CPU in cores. JetStream's messages are as long as dbstreamd's events and do not come out of \
          PostgreSQL: who publishes them is counted with the subscribers, and its latency begins with JetStream's word that a message is stored.\n\n\
          | who | run | deliveries/s | responses/s | p50 ms | p99 ms | max ms | first second, p99 ms | KiB each, at rest | highest | server | subscribers | PostgreSQL | others |\n\

@@ -11,13 +11,12 @@
 //! Companies take turns within a beat. Were all of them woken at its start, the last would wait for all the others' bytes to leave,
 //! and nothing would be done in the rest of it.
 //!
-//! A schema version that a follower's client does not have yet goes before the piece that needs it, made once for the whole company:
+//! A schema version that a follower's client does not have yet goes before the piece that needs it, made once for everybody:
 //! after a rest, or a change of a table, everybody needs it at the same time.
 //!
 //! Whatever is not that simple (a new epoch, large or old events, no crowd any more) a follower leaves to its subscription: it
 //! gives its position back.
 
-use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, LazyLock};
@@ -30,9 +29,9 @@ use dbstreamd_model::{Epoch, Offset, SchemaId, StreamId};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::schema_cache::SchemaCache;
 use super::{encode, wire};
 use crate::delivery::FLOOR_BYTES;
-use crate::schemas;
 
 /// Half a crowd is left to itself: so nobody goes to and fro when there are about as many as make a crowd.
 const DISSOLVES_BELOW: usize = CROWD_MIN / 2;
@@ -42,7 +41,11 @@ const FORM: PieceForm = PieceForm { encode: encode::chunk, head: wire::events_he
 
 /// One connection's companies, one for each stream.
 #[derive(Clone, Default)]
-pub(crate) struct Companies(Arc<Mutex<Vec<Arc<Company>>>>);
+pub(crate) struct Companies {
+    all: Arc<Mutex<Vec<Arc<Company>>>>,
+    /// Shared with other connections'.
+    schemas: Arc<SchemaCache>,
+}
 
 /// Those of one connection that follow one stream.
 struct Company {
@@ -51,14 +54,10 @@ struct Company {
     /// Its members may deliver so far; [`DISSOLVED`] when they must go.
     through: AtomicU64,
     members: Mutex<Members>,
-    /// The schema versions that were needed last, as messages.
-    schemas: Mutex<VecDeque<(SchemaId, Bytes)>>,
+    schemas: Arc<SchemaCache>,
     /// The last one has left.
     left: Notify,
 }
-
-/// So many of them are kept: they are needed by all at about the same time.
-const SCHEMAS_KEPT_MAX: usize = 8;
 
 /// No offset: the company is no more.
 const DISSOLVED: u64 = u64::MAX;
@@ -113,6 +112,11 @@ pub(super) struct Standing {
 }
 
 impl Companies {
+    /// A new connection's.
+    pub(super) fn new(schemas: &Arc<SchemaCache>) -> Self {
+        Self { all: Arc::default(), schemas: Arc::clone(schemas) }
+    }
+
     /// Joins those who follow `stream`. Where to go on comes back when the follower can do no more; nothing when its response
     /// stream is gone.
     pub(super) fn join(
@@ -121,7 +125,7 @@ impl Companies {
         tail: &Tail,
         standing: Standing,
     ) -> (Follower, oneshot::Receiver<Returned>) {
-        let mut all = self.0.lock();
+        let mut all = self.all.lock();
         all.retain(|company| !company.is_dissolved());
         let company = match all.iter().find(|company| company.stream == stream) {
             Some(company) => Arc::clone(company),
@@ -132,7 +136,7 @@ impl Companies {
                     tail,
                     through: AtomicU64::new(0),
                     members: Mutex::default(),
-                    schemas: Mutex::default(),
+                    schemas: Arc::clone(&self.schemas),
                     left: Notify::new(),
                 });
                 tokio::spawn(conduct(Arc::clone(&company), moves));
@@ -224,23 +228,6 @@ impl Company {
         self.ring(DISSOLVED);
     }
 
-    /// A schema version as a message; none when it is larger than what everybody gets in any case.
-    fn schema(&self, id: SchemaId) -> Option<Bytes> {
-        // Made under the lock: who comes meanwhile wants the same.
-        let mut made = self.schemas.lock();
-        if let Some((_, message)) = made.iter().find(|(other, _)| *other == id) {
-            return Some(message.clone());
-        }
-        let stored = self.tail.schema(id)?;
-        let message = wire::message(wire::Response::Schema(Box::new(schemas::contract(&stored))));
-        if message.len() > FLOOR_BYTES {
-            return None;
-        }
-        made.truncate(SCHEMAS_KEPT_MAX - 1);
-        made.push_front((id, message.clone()));
-        Some(message)
-    }
-
     /// Wakes everybody, for what is visible through `through`.
     fn ring(&self, through: u64) {
         self.through.fetch_max(through, AcqRel);
@@ -296,7 +283,7 @@ impl Follower {
             return None;
         }
         if let Some(id) = piece.schemas().iter().find(|id| !self.known.contains(id)) {
-            let message = self.company.schema(*id)?;
+            let message = self.company.schemas.message(self.company.stream, *id, &self.company.tail)?;
             self.known.push(*id);
             return Some(Passed::Schema(message));
         }
@@ -329,9 +316,10 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::task::Wake;
 
-    use dbstreamd_log::{Appender, Log, LogOptions, Pump, StartAt, UnitHead};
+    use dbstreamd_log::{Appender, Log, LogOptions, Pump, Reader, StartAt, UnitHead};
     use dbstreamd_model::{Lsn, Op, ReplicaIdentity, TableSchema, Timestamp};
     use prost::Message as _;
+    use tempfile::TempDir;
 
     use super::*;
     use crate::proto::SubscribeResponse;
@@ -344,6 +332,32 @@ mod tests {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Relaxed);
             self.1.notify_one();
+        }
+    }
+
+    /// A stream without events, and a crowd of its readers.
+    struct Scene {
+        appender: Appender,
+        crowd: Vec<Reader>,
+        calls: Arc<Calls>,
+        companies: Companies,
+        stream: StreamId,
+        tail: Tail,
+        log: Log,
+        dir: TempDir,
+    }
+
+    impl Scene {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
+            let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+            let mut appender = log.appender(stream).unwrap();
+            appender.begin_session().await.unwrap();
+            let crowd = (0..CROWD_MIN).map(|_| log.reader(stream, StartAt::Latest).unwrap()).collect();
+            let calls = Arc::new(Calls(AtomicUsize::new(0), Notify::new()));
+            let tail = log.tail(stream).unwrap();
+            Self { appender, crowd, calls, companies: Companies::default(), stream, tail, log, dir }
         }
     }
 
@@ -380,12 +394,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_schema_goes_before_the_first_piece_that_needs_it_once_and_one_message_is_for_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
-        let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
-        let mut appender = log.appender(stream).unwrap();
-        appender.begin_session().await.unwrap();
-        let crowd: Vec<_> = (0..CROWD_MIN).map(|_| log.reader(stream, StartAt::Latest).unwrap()).collect();
+        let Scene { mut appender, crowd, calls, companies, stream, tail, log: _log, dir: _dir } = Scene::new().await;
         let mut insert = |number: u64, table: &str| {
             let schema = Arc::new(TableSchema {
                 namespace: "public".into(),
@@ -400,11 +409,8 @@ mod tests {
             appender.pump(Pump::Now).unwrap();
             id
         };
-        let calls = Arc::new(Calls(AtomicUsize::new(0), Notify::new()));
         let waker = Waker::from(Arc::clone(&calls));
         let context = Context::from_waker(&waker);
-        let companies = Companies::default();
-        let tail = log.tail(stream).unwrap();
         let (mut one, one_back) = companies.join(stream, &tail, standing(1));
         let (mut other, _other_back) = companies.join(stream, &tail, standing(1));
         assert!(one.poll_next(&context).is_pending() && other.poll_next(&context).is_pending());
@@ -467,18 +473,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_stands_together_gets_one_piece_and_rests_and_without_a_crowd_all_give_their_places_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(LogOptions::with_dir(dir.path())).unwrap();
-        let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
-        let mut appender = log.appender(stream).unwrap();
-        appender.begin_session().await.unwrap();
-        let crowd: Vec<_> = (0..CROWD_MIN).map(|_| log.reader(stream, StartAt::Latest).unwrap()).collect();
+        let Scene { mut appender, crowd, calls, companies, stream, tail, log: _log, dir: _dir } = Scene::new().await;
 
-        let calls = Arc::new(Calls(AtomicUsize::new(0), Notify::new()));
         let waker = Waker::from(Arc::clone(&calls));
         let context = Context::from_waker(&waker);
-        let companies = Companies::default();
-        let tail = log.tail(stream).unwrap();
         let (mut one, one_back) = companies.join(stream, &tail, standing(1));
         let (mut other, other_back) = companies.join(stream, &tail, standing(1));
         assert!(Arc::ptr_eq(&one.company, &other.company));

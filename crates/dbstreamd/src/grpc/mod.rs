@@ -1,6 +1,6 @@
 //! The gRPC server: `dbstreamd.v1.Streams`, `dbstreamd.v1.Control`, standard health and reflection.
 //!
-//! This file answers the small questions; [`subscribe`] delivers. What may connect is decided in `listener`.
+//! This file answers the small questions; [`subscribe`] delivers. What may connect is decided in [`preface`].
 
 mod acks;
 mod boundary;
@@ -15,6 +15,7 @@ pub(crate) mod gather;
 mod health;
 mod outbox;
 mod preface;
+pub(crate) mod schema_cache;
 pub(crate) mod start;
 pub(crate) mod status;
 mod subscribe;

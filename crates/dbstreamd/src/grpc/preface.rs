@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 
 use super::company::Companies;
 use super::gather::Gather;
+use super::schema_cache::SchemaCache;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -63,6 +64,7 @@ async fn accept(
     shutdown: CancellationToken,
 ) {
     let seats = Arc::new(Semaphore::new(connections_max));
+    let schemas = Arc::new(SchemaCache::default());
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
@@ -80,9 +82,10 @@ async fn accept(
             tracing::warn!(connections_max, "a gRPC connection was refused: grpc.max_connections is reached");
             continue;
         };
-        let accepted = accepted.clone();
+        let (accepted, companies) = (accepted.clone(), Companies::new(&schemas));
         tokio::spawn(async move {
-            if let Some(connection) = greet(stream, seat).await {
+            if let Some(stream) = greet(stream).await {
+                let connection = Connection { stream: Gather::new(stream), companies, replayed: 0, _seat: seat };
                 // Fails only when the server has stopped.
                 let _ = accepted.send(Ok(connection)).await;
             }
@@ -90,7 +93,8 @@ async fn accept(
     }
 }
 
-async fn greet(mut stream: TcpStream, seat: OwnedSemaphorePermit) -> Option<Connection> {
+/// The connection, when it says that it speaks HTTP/2.
+async fn greet(mut stream: TcpStream) -> Option<TcpStream> {
     let mut preface = [0; PREFACE.len()];
     let greeted = tokio::time::timeout(PREFACE_WAIT_MAX, async {
         let mut have = 0;
@@ -113,7 +117,7 @@ async fn greet(mut stream: TcpStream, seat: OwnedSemaphorePermit) -> Option<Conn
     }
     // Small responses at the tail must not wait for an acknowledgement of the last packet.
     stream.set_nodelay(true).ok()?;
-    Some(Connection { stream: Gather::new(stream), companies: Companies::default(), replayed: 0, _seat: seat })
+    Some(stream)
 }
 
 impl Connected for Connection {

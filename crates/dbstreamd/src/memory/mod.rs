@@ -17,6 +17,7 @@ use dbstreamd_source::postgres::{KERNEL_BUFFER_BYTES, SESSION_BYTES_MAX};
 use crate::config::Config;
 use crate::delivery::FLOOR_BYTES;
 use crate::grpc::gather::GATHERED_BYTES_MAX;
+use crate::grpc::schema_cache::SCHEMA_CACHE_BYTES_MAX;
 pub(crate) use allocator::limit_heaps;
 pub(crate) use limit::Machine;
 pub use limit::{Limit, LimitOrigin};
@@ -211,7 +212,8 @@ impl Budget {
             ),
             row(
                 Component::Subscribers,
-                connections * (CONNECTION_BYTES + size(GATHERED_BYTES_MAX))
+                size(SCHEMA_CACHE_BYTES_MAX)
+                    + connections * (CONNECTION_BYTES + size(GATHERED_BYTES_MAX))
                     + subscribers * (SUBSCRIPTION_BYTES + size(FLOOR_BYTES)),
                 format!("{connections} connections, {subscribers} subscriptions"),
             ),
