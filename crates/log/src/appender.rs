@@ -15,7 +15,7 @@ use std::time::Instant;
 use dbstreamd_model::{Epoch, Lsn, Offset, Op, SchemaId, Timestamp};
 use tokio::sync::{oneshot, watch};
 
-use crate::chunk::{Builder, Chunk, CodecChoice, Parts, UnitSpan};
+use crate::chunk::{Builder, Chunk, Parts, UnitSpan};
 use crate::credit::{Credit, TOKEN_BYTES as CREDIT_GRAIN};
 use crate::epochs::{EpochBreak, EpochRecord};
 use crate::error::LogError;
@@ -124,8 +124,6 @@ pub struct Appender {
     patient: bool,
     /// Something that may wait was handed over since somebody last pressed.
     left_waiting: bool,
-    /// How the last chunks were compressed.
-    codec: CodecChoice,
     /// Which life of the log the session was begun in.
     life: u64,
     /// The caller broke the order of calls: nothing more is stored, and the next `pump` says why.
@@ -163,7 +161,6 @@ impl Appender {
             whole_since: None,
             patient: false,
             left_waiting: false,
-            codec: CodecChoice::default(),
             life: 0,
             misuse: Some("a session must be begun before anything is appended"),
         }
@@ -452,7 +449,7 @@ impl Appender {
         self.left_waiting |= patient;
         let command = ChunkCommand {
             stream: Arc::clone(&self.stream),
-            framed: self.shared.framer.frame(&chunk, &mut self.codec),
+            framed: self.shared.framer.frame(&chunk),
             chunk,
             schemas: std::mem::take(&mut self.new_schemas),
             tables,

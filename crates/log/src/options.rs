@@ -25,7 +25,7 @@ pub struct LogOptions {
     /// A group commit takes in what arrives while it is being put together, for at most this long. It is never
     /// waited for: an idle disk is used at once.
     pub group_commit_delay_max: Duration,
-    /// A chunk is cut at this many bytes of payload. 128 KiB: large enough that lz4 and RocksDB's cost per key do
+    /// A chunk is cut at this many bytes of payload. 128 KiB: large enough that a compressor and RocksDB's cost per key do
     /// not matter, small enough that a reader's buffer and one wasted read are cheap.
     pub chunk_bytes_max: usize,
     /// Memory for what is written and not yet in table files, all streams together, flushes under way included.

@@ -1,14 +1,15 @@
-//! How a chunk's block is compressed: lz4 where that is enough, zstd where lz4 leaves too much, nothing where neither
-//! helps.
+//! How a chunk's block is compressed: lz4 when it is small, zstd when there is something to learn from, nothing where that
+//! does not help.
 //!
-//! lz4 finds repetitions, but writes everything else byte by byte; columns of hexadecimal digits, numbers or UUIDs in text
-//! form stay at 0.5 to 0.7 of their size. zstd also writes frequent bytes shorter and brings those to 0.3 or 0.4, in about the
-//! same time; of words it takes up to twice lz4's. Which of the two a stream's rows need does not change from chunk to chunk,
-//! so it is tried now and then and remembered.
+//! lz4 finds repetitions, but writes everything else byte by byte. zstd also writes frequent bytes shorter, and leaves two
+//! fifths less of words and JSON and half of numbers; but it has to say first how it writes them, which a small block
+//! does not give back.
 
 use std::io::Cursor;
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
+use parking_lot::Mutex;
+use zstd::bulk::Decompressor;
 use zstd::zstd_safe::{CParameter, ParamSwitch, Strategy, compress_bound};
 
 /// How a block is stored; the number is in the chunk's flags.
@@ -35,27 +36,17 @@ const ZSTD_PARAMETERS: [CParameter; 5] = [
     CParameter::TargetLength(5),
     CParameter::LiteralCompressionMode(ParamSwitch::Enable),
 ];
-/// lz4 is enough when it leaves no more than this many percent.
-const LZ4_ENOUGH_PERCENT: usize = 40;
-/// zstd must leave no more than this many percent of what lz4 leaves, or its time is not worth it.
-const ZSTD_WORTH_PERCENT: usize = 90;
-/// A block smaller than this is not worth zstd: its own headers eat what it saves.
+/// A smaller block is left to lz4.
 const ZSTD_BYTES_MIN: usize = 512;
-/// After so many blocks both are tried again.
-const REMEMBERED_BLOCKS: u8 = 100;
 /// lz4 makes at most 255 bytes out of one.
 const LZ4_RATIO_MAX: usize = 255;
 /// A zstd block of 128 KiB takes at least 4 bytes.
 const ZSTD_RATIO_MAX: usize = 32 * 1024;
 
-/// What the last blocks of a stream said about the next ones.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct CodecChoice {
-    /// How many more blocks go to zstd without asking lz4.
-    zstd_for: u8,
-    /// How many more blocks go to lz4 without asking zstd.
-    lz4_for: u8,
-}
+/// What zstd needs to decompress a block, 100 KB, takes as long to set up as a small block to decompress.
+static IDLE: Mutex<Vec<Decompressor<'static>>> = Mutex::new(Vec::new());
+/// So many are kept.
+const IDLE_MAX: usize = 4;
 
 /// The compressors' working memory.
 #[derive(Default)]
@@ -66,44 +57,29 @@ pub(super) struct Compressor {
 
 impl Compressor {
     /// Appends `raw` to `out`, as small as it is worth.
-    pub(super) fn append(&mut self, raw: &[u8], out: &mut Vec<u8>, choice: &mut CodecChoice) -> Codec {
+    pub(super) fn append(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Codec {
         let start = out.len();
-        if choice.zstd_for > 0 {
-            choice.zstd_for -= 1;
-            if self.zstd(raw, out).is_some_and(|length| length < raw.len()) {
-                return Codec::Zstd;
-            }
-            out.truncate(start);
-        }
-        let lz4_bytes = self.lz4(raw, out).unwrap_or(usize::MAX);
-        let enough = lz4_bytes <= raw.len() / 100 * LZ4_ENOUGH_PERCENT || raw.len() < ZSTD_BYTES_MIN;
-        if !enough && choice.lz4_for > 0 {
-            choice.lz4_for -= 1;
-        } else if !enough {
-            let (lz4_end, lz4_or_raw) = (out.len(), lz4_bytes.min(raw.len()));
-            if self.zstd(raw, out).is_some_and(|length| length <= lz4_or_raw / 100 * ZSTD_WORTH_PERCENT) {
-                choice.zstd_for = REMEMBERED_BLOCKS;
-                out.drain(start..lz4_end);
-                return Codec::Zstd;
-            }
-            out.truncate(lz4_end);
-            choice.lz4_for = REMEMBERED_BLOCKS;
-        }
-        if lz4_bytes < raw.len() {
-            return Codec::Lz4;
+        let (codec, bytes) = if raw.len() < ZSTD_BYTES_MIN {
+            (Codec::Lz4, self.lz4(raw, out))
+        } else {
+            (Codec::Zstd, self.zstd(raw, out))
+        };
+        if bytes.is_some_and(|bytes| bytes < raw.len()) {
+            return codec;
         }
         out.truncate(start);
         out.extend_from_slice(raw);
         Codec::Raw
     }
 
-    /// Appends `raw`, heads of columns, to `out`: as a zstd frame, or as it is when that is no longer.
-    pub(super) fn append_heads(&mut self, raw: &[u8], out: &mut Vec<u8>) {
+    /// Appends `raw` to `out`, as a zstd frame, or as it is when that is no longer; returns how many bytes that were.
+    pub(super) fn append_zstd(&mut self, raw: &[u8], out: &mut Vec<u8>) -> usize {
         let start = out.len();
-        if self.zstd(raw, out).is_none_or(|length| length >= raw.len()) {
+        if raw.is_empty() || self.zstd(raw, out).is_none_or(|length| length >= raw.len()) {
             out.truncate(start);
             out.extend_from_slice(raw);
         }
+        out.len() - start
     }
 
     fn lz4(&mut self, raw: &[u8], out: &mut Vec<u8>) -> Option<usize> {
@@ -137,8 +113,8 @@ impl Codec {
         [Self::Raw, Self::Lz4, Self::Zstd].into_iter().find(|codec| *codec as u8 == code)
     }
 
-    /// How heads of columns were stored: they are not smaller only when they are as they are.
-    pub(super) fn of_heads(block_bytes: usize, raw_bytes: usize) -> Self {
+    /// How [`Compressor::append_zstd`] has stored something: it is not smaller only when it is as it was.
+    pub(super) fn of_zstd(block_bytes: usize, raw_bytes: usize) -> Self {
         if block_bytes == raw_bytes { Self::Raw } else { Self::Zstd }
     }
 
@@ -161,7 +137,16 @@ impl Codec {
                 raw.truncate(length);
                 raw
             }
-            Self::Zstd => zstd::bulk::decompress(block, raw_bytes).ok()?,
+            Self::Zstd => {
+                let kept = IDLE.lock().pop();
+                let mut decompressor = kept.or_else(|| Decompressor::new().ok())?;
+                let raw = decompressor.decompress(block, raw_bytes);
+                let mut idle = IDLE.lock();
+                if idle.len() < IDLE_MAX {
+                    idle.push(decompressor);
+                }
+                raw.ok()?
+            }
         };
         (raw.len() == raw_bytes).then_some(raw)
     }
@@ -178,21 +163,22 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 56) as u8
         };
-        let repeated = b"the same words again, ".repeat(1000);
+        let (few, repeated) = (b"the same words again, ".repeat(10), b"the same words again, ".repeat(1000));
         let digits: Vec<u8> = (0..40_000).map(|_| b"0123456789abcdef"[usize::from(noise() % 16)]).collect();
         let random: Vec<u8> = (0..40_000).map(|_| noise()).collect();
         let mut compressor = Compressor::default();
-        for (raw, expected) in
-            [(repeated, Codec::Lz4), (digits, Codec::Zstd), (random, Codec::Raw), (vec![7], Codec::Raw)]
-        {
-            let mut choice = CodecChoice::default();
-            for _ in 0..3 {
-                let mut out = vec![1, 2, 3];
-                assert_eq!(compressor.append(&raw, &mut out, &mut choice), expected);
-                assert!(expected.can_yield(out.len() - 3, raw.len()));
-                assert_eq!(expected.decompress(&out[3..], raw.len()).as_ref(), Some(&raw));
-                assert_eq!(expected.decompress(&out[3..], raw.len() + 1), None);
-            }
+        for (raw, expected) in [
+            (few, Codec::Lz4),
+            (repeated, Codec::Zstd),
+            (digits, Codec::Zstd),
+            (random, Codec::Raw),
+            (vec![7], Codec::Raw),
+        ] {
+            let mut out = vec![1, 2, 3];
+            assert_eq!(compressor.append(&raw, &mut out), expected);
+            assert!(expected.can_yield(out.len() - 3, raw.len()));
+            assert_eq!(expected.decompress(&out[3..], raw.len()).as_ref(), Some(&raw));
+            assert_eq!(expected.decompress(&out[3..], raw.len() + 1), None);
         }
     }
 }

@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use dbstreamd_model::CellRef;
 
 use super::Chunk;
+use super::hex::Pattern;
 use super::varint::{put, take};
 
 /// Bodies of this size are put into columns. In less there is little to find, and two blocks cost more than one; more is
@@ -51,6 +52,19 @@ pub(super) struct Columns {
     /// By place of the schema in the chunk, 0 for rows without one.
     groups: Vec<Option<Group>>,
     groups_count: usize,
+    pattern: Pattern,
+    /// Patterns of the columns that were packed.
+    patterns: Vec<u8>,
+}
+
+/// A chunk's bodies, put apart.
+#[derive(Default)]
+pub(super) struct Apart {
+    /// What is not a value; behind what is here before.
+    pub(super) heads: Vec<u8>,
+    pub(super) values: Vec<u8>,
+    /// Values in hexadecimal digits, packed.
+    pub(super) packed: Vec<u8>,
 }
 
 /// Rows that share their columns: those of one schema, old ones and new ones alike.
@@ -62,17 +76,32 @@ struct Group {
 }
 
 impl Columns {
-    /// Appends the chunk's bodies to `heads` and `values`. None when they cannot be put into columns, being not what their
+    /// Appends the chunk's bodies to `apart`. None when they cannot be put into columns, being not what their
     /// operations say, or of too many tables; then nothing is appended.
-    pub(super) fn split(&mut self, chunk: &Chunk, heads: &mut Vec<u8>, values: &mut Vec<u8>) -> Option<()> {
+    pub(super) fn split(&mut self, chunk: &Chunk, apart: &mut Apart) -> Option<()> {
         self.fill(chunk)?;
         let columns = self.columns.get(..self.count)?;
+        let Apart { heads, values, packed } = apart;
         put(heads, columns.len() as u64);
         columns.iter().for_each(|column| put(heads, column.end as u64));
-        heads.extend_from_slice(&self.heads);
-        for column in columns {
-            values.extend_from_slice(column.bytes.get(..column.end)?);
+        self.patterns.clear();
+        let mut patterns_count = 0_u64;
+        for (place, column) in columns.iter().enumerate() {
+            let bytes = column.bytes.get(..column.end)?;
+            if place != NOT_ROWS && self.pattern.guess(bytes, column.count) && self.pattern.pack(bytes, packed) {
+                patterns_count += 1;
+                put(&mut self.patterns, place as u64);
+                put(&mut self.patterns, self.pattern.bytes().len() as u64);
+                self.patterns.extend_from_slice(self.pattern.bytes());
+            } else {
+                values.extend_from_slice(bytes);
+            }
         }
+        if patterns_count > 0 {
+            put(heads, patterns_count);
+            heads.extend_from_slice(&self.patterns);
+        }
+        heads.extend_from_slice(&self.heads);
         Some(())
     }
 
@@ -166,7 +195,7 @@ impl Columns {
         if self.columns.len() < count {
             self.columns.resize_with(count, Values::default);
         }
-        self.columns.iter_mut().take(count).skip(self.count).for_each(|column| column.end = 0);
+        self.columns.iter_mut().take(count).skip(self.count).for_each(Values::clear);
         self.count = count;
     }
 }
@@ -177,9 +206,14 @@ struct Values {
     /// Longer than they are: what is behind `end` means nothing.
     bytes: Vec<u8>,
     end: usize,
+    count: usize,
 }
 
 impl Values {
+    fn clear(&mut self) {
+        (self.end, self.count) = (0, 0);
+    }
+
     /// Appends the first `length` bytes of `from`; none if there are not so many.
     #[inline]
     fn push(&mut self, from: &[u8], length: usize) -> Option<()> {
@@ -192,6 +226,7 @@ impl Values {
             self.push_any(from.get(..length)?)?;
         }
         self.end += length;
+        self.count += 1;
         Some(())
     }
 
@@ -207,9 +242,11 @@ impl Values {
 }
 
 /// The bodies that [`Columns::split`] put apart, exactly `body_bytes` long; none if heads and values are not that.
-pub(super) fn join(mut heads: &[u8], values: &[u8], body_bytes: usize) -> Option<Vec<u8>> {
+pub(super) fn join(mut heads: &[u8], values: &[u8], packed: &[u8], body_bytes: usize) -> Option<Vec<u8>> {
     let input = &mut heads;
-    let mut columns = take_columns(input, values)?;
+    let directory = Directory::take(input, !packed.is_empty(), body_bytes)?;
+    let unpacked = directory.unpack(packed)?;
+    let mut columns = directory.columns(values, &unpacked)?;
     let mut groups: Vec<Group> = Vec::new();
     let mut columns_seen = NOT_ROWS + 1;
     let mut bodies = Bodies { bytes: vec![0; body_bytes.checked_add(SHORT_BYTES)?], end: 0 };
@@ -217,7 +254,7 @@ pub(super) fn join(mut heads: &[u8], values: &[u8], body_bytes: usize) -> Option
         let code = take_usize(input)?;
         let Some(row) = code.checked_sub(1) else {
             let bytes = take_usize(input)?;
-            bodies.value(values, columns.get_mut(NOT_ROWS)?, bytes)?;
+            bodies.value(columns.get_mut(NOT_ROWS)?, bytes)?;
             continue;
         };
         let (marker, number) = (MARKERS.get(row % MARKERS.len())?, row / MARKERS.len());
@@ -247,20 +284,14 @@ pub(super) fn join(mut heads: &[u8], values: &[u8], body_bytes: usize) -> Option
             let bytes = u32::try_from(bytes).ok()?;
             let [b0, b1, b2, b3] = bytes.to_be_bytes();
             bodies.put([state, b0, b1, b2, b3])?;
-            bodies.value(values, column, bytes as usize)?;
+            bodies.value(column, bytes as usize)?;
         }
     }
-    let all_taken = columns.iter().all(|column| column.next == column.end);
+    let all_taken = columns.iter().all(|column| column.is_empty());
     (all_taken && bodies.end == body_bytes).then(|| {
         bodies.bytes.truncate(body_bytes);
         bodies.bytes
     })
-}
-
-/// Where a column's values are that were not taken yet.
-struct Column {
-    next: usize,
-    end: usize,
 }
 
 /// Bodies in the making.
@@ -277,39 +308,71 @@ impl Bodies {
         Some(())
     }
 
-    /// Appends the column's next value, of `bytes` bytes.
+    /// Appends the next value, of `bytes` bytes, of a column of which `column` is what was not taken yet.
     #[inline]
-    fn value(&mut self, values: &[u8], column: &mut Column, bytes: usize) -> Option<()> {
-        let start = column.next;
-        let end = start.checked_add(bytes).filter(|end| *end <= column.end)?;
-        column.next = end;
+    fn value(&mut self, column: &mut &[u8], bytes: usize) -> Option<()> {
         if bytes <= SHORT_BYTES
-            && let Some(from) = values.get(start..).and_then(|values| values.first_chunk::<SHORT_BYTES>())
+            && let Some(from) = column.first_chunk::<SHORT_BYTES>()
             && let Some(to) = self.bytes.get_mut(self.end..).and_then(|bytes| bytes.first_chunk_mut())
         {
             *to = *from;
+            *column = column.get(bytes..)?;
         } else {
-            self.bytes.get_mut(self.end..self.end.checked_add(bytes)?)?.copy_from_slice(values.get(start..end)?);
+            let from = column.split_off(..bytes)?;
+            self.bytes.get_mut(self.end..self.end.checked_add(bytes)?)?.copy_from_slice(from);
         }
         self.end += bytes;
         Some(())
     }
 }
 
-/// The columns, which must take up all of the values.
-fn take_columns(input: &mut &[u8], values: &[u8]) -> Option<Vec<Column>> {
-    let count = take_usize(input)?;
-    if count > input.len() {
-        return None;
+/// How many bytes each column's values take, and what those that were packed are like.
+struct Directory {
+    bytes: Vec<usize>,
+    /// By place of the column, ascending.
+    patterns: Vec<(usize, Pattern)>,
+}
+
+impl Directory {
+    /// From the front of the heads. All columns together are no longer than the bodies.
+    fn take(input: &mut &[u8], with_patterns: bool, body_bytes: usize) -> Option<Self> {
+        let count = take_usize(input)?;
+        if count > input.len() {
+            return None;
+        }
+        let bytes = (0..count).map(|_| take_usize(input)).collect::<Option<Vec<_>>>()?;
+        let all = bytes.iter().try_fold(0_usize, |sum, bytes| sum.checked_add(*bytes))?;
+        let mut patterns: Vec<(usize, Pattern)> = Vec::new();
+        for _ in 0..if with_patterns { take_usize(input)? } else { 0 } {
+            let (place, length) = (take_usize(input)?, take_usize(input)?);
+            if patterns.last().is_some_and(|(before, _)| *before >= place) {
+                return None;
+            }
+            patterns.push((place, Pattern::read(input.split_off(..length)?)?));
+        }
+        (all <= body_bytes).then_some(Self { bytes, patterns })
     }
-    let mut columns = Vec::with_capacity(count);
-    let mut end = 0_usize;
-    for _ in 0..count {
-        let next = end;
-        end = end.checked_add(take_usize(input)?)?;
-        columns.push(Column { next, end });
+
+    /// All packed columns' values, one column after the other.
+    fn unpack(&self, mut packed: &[u8]) -> Option<Vec<u8>> {
+        let mut unpacked = Vec::new();
+        for (place, pattern) in &self.patterns {
+            let bytes = *self.bytes.get(*place)?;
+            pattern.unpack(packed.split_off(..pattern.packed_bytes(bytes)?)?, bytes, &mut unpacked)?;
+        }
+        packed.is_empty().then_some(unpacked)
     }
-    (end == values.len()).then_some(columns)
+
+    /// Each column's values, which together must take up all of both.
+    fn columns<'a>(&self, mut values: &'a [u8], mut unpacked: &'a [u8]) -> Option<Vec<&'a [u8]>> {
+        let mut patterns = self.patterns.iter().map(|(place, _)| *place).peekable();
+        let columns = self.bytes.iter().enumerate().map(|(place, bytes)| {
+            let from = if patterns.next_if_eq(&place).is_some() { &mut unpacked } else { &mut values };
+            from.split_off(..*bytes)
+        });
+        let columns = columns.collect::<Option<Vec<_>>>()?;
+        (values.is_empty() && unpacked.is_empty()).then_some(columns)
+    }
 }
 
 #[inline]

@@ -5,7 +5,8 @@
 //!   └──────── covered by the crc ─────┘       └───────────────── covered by the crc, together with the key ────────┘
 //! ```
 //!
-//! In version 2 the block is two: index and heads of the columns, then their values (`columns`).
+//! In version 2 the block is two: index and heads of the columns, then their values (`columns`). In version 3 there is
+//! another one behind them, of values that were packed.
 //!
 //! The key's bytes are under the checksum too, so a value that is found in a wrong place is damage, not data.
 //! Nothing here panics on any bytes, and no allocation is larger than the bytes at hand can justify.
@@ -16,8 +17,8 @@ use dbstreamd_model::{Epoch, Lsn, Offset, StreamId, Timestamp};
 use rkyv::{Archive, Portable, Serialize};
 
 use super::Chunk;
-use super::codec::{Codec, CodecChoice, Compressor};
-use super::columns::{self, Columns};
+use super::codec::{Codec, Compressor};
+use super::columns::{self, Apart, Columns};
 use super::index::{self, IndexError};
 use crate::schemas::SchemaRegistry;
 use crate::store::ChunkKey;
@@ -28,6 +29,8 @@ const MAGIC: u16 = u16::from_le_bytes(*b"DC");
 const VERSION_PLAIN: u8 = 1;
 /// Version of a chunk whose bodies are in columns.
 const VERSION_COLUMNS: u8 = 2;
+/// And some of them packed.
+const VERSION_PACKED: u8 = 3;
 /// The low bits of the flags say how the block is compressed.
 const FLAGS_CODEC: u8 = 3;
 /// The last unit does not end in this chunk.
@@ -92,9 +95,8 @@ pub(crate) enum FrameError {
 pub(crate) struct Scratch {
     compressor: Compressor,
     columns: Columns,
-    /// Index and bodies, or index and heads.
-    raw: Vec<u8>,
-    values: Vec<u8>,
+    /// In `heads`: index and bodies, or index and heads.
+    apart: Apart,
     value: Vec<u8>,
 }
 
@@ -102,20 +104,15 @@ pub(crate) struct Scratch {
 const SCRATCH_KEPT_MAX: usize = 1 << 20;
 
 /// The chunk's value under `key`; valid until the scratch is used again.
-pub(crate) fn encode<'a>(
-    chunk: &Chunk,
-    key: &ChunkKey,
-    choice: &mut CodecChoice,
-    scratch: &'a mut Scratch,
-) -> Result<&'a [u8], FrameError> {
-    let Scratch { compressor, columns, raw, values, value } = scratch;
-    for buffer in [&mut *raw, &mut *values, &mut *value] {
+pub(crate) fn encode<'a>(chunk: &Chunk, key: &ChunkKey, scratch: &'a mut Scratch) -> Result<&'a [u8], FrameError> {
+    let Scratch { compressor, columns, apart, value } = scratch;
+    for buffer in [&mut apart.heads, &mut apart.values, &mut apart.packed, &mut *value] {
         buffer.clear();
         buffer.shrink_to(SCRATCH_KEPT_MAX);
     }
     columns.shrink_to(SCRATCH_KEPT_MAX);
-    index::encode(chunk, raw);
-    let index_bytes = raw.len();
+    index::encode(chunk, &mut apart.heads);
+    let index_bytes = apart.heads.len();
     let raw_bytes = index_bytes + chunk.body_bytes();
     if raw_bytes > RAW_BYTES_MAX {
         return Err(FrameError::Header);
@@ -123,18 +120,24 @@ pub(crate) fn encode<'a>(
 
     let fit = |length: usize| u32::try_from(length).map_err(|_| FrameError::Header);
     value.resize(FRAME_BYTES + HEADER_BYTES, 0);
-    let in_columns = columns::BODY_BYTES.contains(&chunk.body_bytes()) && columns.split(chunk, raw, values).is_some();
+    let in_columns = columns::BODY_BYTES.contains(&chunk.body_bytes()) && columns.split(chunk, apart).is_some();
     let (version, codec) = if in_columns {
-        value.resize(FRAME_BYTES + HEADER_BYTES + LENGTHS_BYTES, 0);
-        compressor.append_heads(raw, value);
-        let (before, heads) =
-            value.split_at_mut_checked(FRAME_BYTES + HEADER_BYTES + LENGTHS_BYTES).ok_or(FrameError::Header)?;
-        let lengths = Lengths { heads_stored: fit(heads.len())?, heads: fit(raw.len())?, values: fit(values.len())? };
-        *before.last_chunk_mut().ok_or(FrameError::Header)? = lengths.to_bytes();
-        (VERSION_COLUMNS, compressor.append(values, value, choice))
+        let Apart { heads, values, packed } = apart;
+        let version = if packed.is_empty() { VERSION_COLUMNS } else { VERSION_PACKED };
+        let lengths_at = value.len();
+        value.resize(lengths_at + Lengths::bytes(version), 0);
+        let lengths = Lengths {
+            heads_stored: fit(compressor.append_zstd(heads, value))?,
+            heads: fit(heads.len())?,
+            values: fit(values.len())?,
+            packed_stored: fit(compressor.append_zstd(packed, value))?,
+            packed: fit(packed.len())?,
+        };
+        lengths.write(value.get_mut(lengths_at..).ok_or(FrameError::Header)?, version);
+        (version, compressor.append(values, value))
     } else {
-        raw.extend_from_slice(chunk.bodies());
-        (VERSION_PLAIN, compressor.append(raw, value, choice))
+        apart.heads.extend_from_slice(chunk.bodies());
+        (VERSION_PLAIN, compressor.append(&apart.heads, value))
     };
     let block_bytes = value.len() - FRAME_BYTES - HEADER_BYTES;
     let flags = codec as u8 | if chunk.finished() { 0 } else { FLAG_UNFINISHED };
@@ -181,10 +184,11 @@ pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) ->
             IndexError::UnknownSchema(id) => FrameError::UnknownSchema(id),
         })
     };
-    let (index, body_start, bytes) = if version == VERSION_COLUMNS {
-        let (heads, values) = decompress_columns(codec, block, body_bytes).ok_or(FrameError::Block)?;
+    let (index, body_start, bytes) = if version == VERSION_COLUMNS || version == VERSION_PACKED {
+        let Apart { heads, values, packed } =
+            decompress_columns(version, codec, block, body_bytes).ok_or(FrameError::Block)?;
         let (index, heads) = heads.split_at_checked(index_bytes).ok_or(FrameError::Header)?;
-        (read_index(index)?, 0, columns::join(heads, &values, body_bytes).ok_or(FrameError::Columns)?)
+        (read_index(index)?, 0, columns::join(heads, &values, &packed, body_bytes).ok_or(FrameError::Columns)?)
     } else {
         let bytes = codec.decompress(block, raw_bytes).ok_or(FrameError::Block)?;
         (read_index(bytes.get(..index_bytes).ok_or(FrameError::Header)?)?, index_bytes, bytes)
@@ -206,46 +210,71 @@ pub(crate) fn decode(key: &ChunkKey, value: &[u8], registry: &SchemaRegistry) ->
     })
 }
 
-/// What a block in columns begins with, each in four bytes, little-endian.
+/// What a block in columns begins with, each in four bytes, little-endian; the last two in version 3 only.
+#[derive(Default)]
 struct Lengths {
     /// Of index and heads as stored.
     heads_stored: u32,
     /// Of index and heads.
     heads: u32,
-    /// Of the values.
+    /// Of the values; they are stored behind everything else.
     values: u32,
+    /// Of the packed values as stored.
+    packed_stored: u32,
+    /// Of the packed values.
+    packed: u32,
 }
-
-const LENGTHS_BYTES: usize = 12;
 
 impl Lengths {
-    fn to_bytes(&self) -> [u8; LENGTHS_BYTES] {
-        let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] =
-            [self.heads_stored, self.heads, self.values].map(u32::to_le_bytes);
-        [a, b, c, d, e, f, g, h, i, j, k, l]
+    /// How many bytes they take.
+    fn bytes(version: u8) -> usize {
+        if version == VERSION_PACKED { 20 } else { 12 }
     }
 
-    fn from_bytes([a, b, c, d, e, f, g, h, i, j, k, l]: [u8; LENGTHS_BYTES]) -> Self {
-        let [heads_stored, heads, values] = [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_le_bytes);
-        Self { heads_stored, heads, values }
+    /// Writes them to the front of `to`.
+    fn write(&self, to: &mut [u8], version: u8) {
+        let all = [self.heads_stored, self.heads, self.values, self.packed_stored, self.packed];
+        let (places, _) = to.as_chunks_mut();
+        for (place, length) in places.iter_mut().take(Self::bytes(version) / 4).zip(all) {
+            *place = length.to_le_bytes();
+        }
+    }
+
+    /// Takes them from the front of a block.
+    fn take(block: &mut &[u8], version: u8) -> Option<Self> {
+        let (all, _) = block.split_off(..Self::bytes(version))?.as_chunks();
+        let mut all = all.iter().copied().map(u32::from_le_bytes);
+        let (heads_stored, heads, values) = (all.next()?, all.next()?, all.next()?);
+        let (packed_stored, packed) = all.next().zip(all.next()).unwrap_or_default();
+        Some(Self { heads_stored, heads, values, packed_stored, packed })
     }
 }
 
-/// Index and heads, and the values, of a block in columns whose bodies are `body_bytes` long.
-fn decompress_columns(codec: Codec, block: &[u8], body_bytes: usize) -> Option<(Vec<u8>, Vec<u8>)> {
-    let (lengths, block) = block.split_first_chunk()?;
-    let lengths = Lengths::from_bytes(*lengths);
-    let (heads_bytes, values_bytes) = (lengths.heads as usize, lengths.values as usize);
-    let (heads, values) = block.split_at_checked(lengths.heads_stored as usize)?;
-    let heads_codec = Codec::of_heads(heads.len(), heads_bytes);
+/// What a block in columns holds whose bodies are `body_bytes` long.
+fn decompress_columns(version: u8, codec: Codec, mut block: &[u8], body_bytes: usize) -> Option<Apart> {
+    let lengths = Lengths::take(&mut block, version)?;
+    let heads = block.split_off(..lengths.heads_stored as usize)?;
+    let packed = block.split_off(..lengths.packed_stored as usize)?;
+    let (heads_bytes, values_bytes, packed_bytes) =
+        (lengths.heads as usize, lengths.values as usize, lengths.packed as usize);
+    let (heads_codec, packed_codec) =
+        (Codec::of_zstd(heads.len(), heads_bytes), Codec::of_zstd(packed.len(), packed_bytes));
     let plausible = values_bytes <= body_bytes
+        && packed_bytes <= body_bytes
         && heads_bytes <= RAW_BYTES_MAX
+        // Nothing packed is version 2.
+        && (version == VERSION_PACKED) == (packed_bytes > 0)
         && heads_codec.can_yield(heads.len(), heads_bytes)
-        && codec.can_yield(values.len(), values_bytes);
+        && packed_codec.can_yield(packed.len(), packed_bytes)
+        && codec.can_yield(block.len(), values_bytes);
     if !plausible {
         return None;
     }
-    Some((heads_codec.decompress(heads, heads_bytes)?, codec.decompress(values, values_bytes)?))
+    Some(Apart {
+        heads: heads_codec.decompress(heads, heads_bytes)?,
+        values: codec.decompress(block, values_bytes)?,
+        packed: packed_codec.decompress(packed, packed_bytes)?,
+    })
 }
 
 /// A value whose checksum, header and key agree.
@@ -262,7 +291,7 @@ fn open<'a>(key: &ChunkKey, value: &'a [u8]) -> Result<Opened<'a>, FrameError> {
     if u16::from_le_bytes([m0, m1]) != MAGIC {
         return Err(FrameError::Magic);
     }
-    if !matches!(version, VERSION_PLAIN | VERSION_COLUMNS) {
+    if !matches!(version, VERSION_PLAIN | VERSION_COLUMNS | VERSION_PACKED) {
         return Err(FrameError::Version(version));
     }
     if checksum([m0, m1, version, flags], key, rest) != u32::from_le_bytes([c0, c1, c2, c3]) {
@@ -302,7 +331,7 @@ impl ChunkHeader {
     fn fits(&self, key: &ChunkKey, version: u8, flags: u8, block_bytes: usize) -> bool {
         let raw_bytes = self.raw_bytes as usize;
         let Some(codec) = Codec::from_code(flags & FLAGS_CODEC) else { return false };
-        let raw_fits = if version == VERSION_COLUMNS {
+        let raw_fits = if version == VERSION_COLUMNS || version == VERSION_PACKED {
             columns::BODY_BYTES.contains(&raw_bytes.saturating_sub(self.index_bytes as usize))
         } else {
             raw_bytes <= RAW_BYTES_MAX && codec.can_yield(block_bytes, raw_bytes)

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use parking_lot::Mutex;
 
+use super::Chunk;
 use super::frame::{Scratch, encode};
-use super::{Chunk, CodecChoice};
 
 /// A larger chunk, of one huge event, would keep everyone else on the builder's thread waiting.
 const CHUNK_BYTES_MAX: usize = 512 * 1024;
@@ -38,13 +38,13 @@ impl Framer {
     }
 
     /// The chunk's frame; none when there are enough of them, or when making it fails, which the writer will find too.
-    pub(crate) fn frame(&self, chunk: &Chunk, choice: &mut CodecChoice) -> Option<Framed> {
+    pub(crate) fn frame(&self, chunk: &Chunk) -> Option<Framed> {
         let raw_bytes = chunk.body_bytes();
         if raw_bytes > CHUNK_BYTES_MAX || self.ahead_bytes.load(Relaxed) + raw_bytes > self.ahead_bytes_max {
             return None;
         }
         let mut scratch = self.idle.lock().pop().unwrap_or_default();
-        let value = encode(chunk, &chunk.key(), choice, &mut scratch).ok().map(<[u8]>::to_vec);
+        let value = encode(chunk, &chunk.key(), &mut scratch).ok().map(<[u8]>::to_vec);
         self.idle.lock().push(scratch);
         let value = value?;
         self.ahead_bytes.fetch_add(value.len(), Relaxed);

@@ -1,6 +1,6 @@
 //! A chunk's index: which event is what, how long, and of which unit.
 //!
-//! Everything is written column by column, because neighbours in a column resemble each other and lz4 then makes
+//! Everything is written column by column, because neighbours in a column resemble each other and a compressor then makes
 //! nearly nothing of them. Layout in docs/format.md, "Index".
 
 use dbstreamd_model::{Lsn, Op, SchemaId, Timestamp};

@@ -11,6 +11,7 @@ mod codec;
 mod columns;
 mod frame;
 mod framer;
+mod hex;
 mod index;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,6 @@ use bytes::Bytes;
 use dbstreamd_model::{Epoch, Lsn, Offset, Op, StreamId, Timestamp};
 
 pub(crate) use builder::{Builder, Parts};
-pub(crate) use codec::CodecChoice;
 pub(crate) use frame::{ChunkHeader, FrameError, Scratch, decode, encode, peek};
 pub(crate) use framer::{Framed, Framer};
 

@@ -103,7 +103,7 @@ impl Tuning {
         // Partitions are many and mostly quiet: an empty memtable costs one arena block. Chunks are larger than it
         // and get memory of their own, so nothing is lost by keeping it small.
         options.set_arena_block_size(64 * KIB);
-        // Chunks are lz4 already.
+        // Chunks are compressed already.
         options.set_compression_type(DBCompressionType::None);
         // A chunk of 20 to 60 KiB is a block of its own; small chunks of quiet streams share one.
         options.set_block_based_table_factory(&self.tables(16 * KIB));

@@ -7,7 +7,6 @@ use dbstreamd_model::{ConsumerName, Lsn, Offset, StreamId, StreamName};
 
 use super::{Command, Next, Slot, Writer};
 use crate::appender::{Restart, Resume};
-use crate::chunk::CodecChoice;
 use crate::error::LogError;
 use crate::failpoint::Failpoint;
 use crate::schemas::StoredSchema;
@@ -91,15 +90,7 @@ impl Writer {
         self.store.put_meta(&mut batch, MetaKey::StreamState(id), &StreamState::NEW.encode())?;
         self.store.commit(&batch)?;
         let stream = Arc::new(Stream::new(id, &LoadedStream::new(name), self.shared.options.notices.clone()));
-        self.streams.insert(
-            id,
-            Slot {
-                stream: Arc::clone(&stream),
-                state: StreamState::NEW,
-                partition: None,
-                codec: CodecChoice::default(),
-            },
-        );
+        self.streams.insert(id, Slot { stream: Arc::clone(&stream), state: StreamState::NEW, partition: None });
         self.shared.add_stream(Arc::clone(&stream));
         Ok(stream)
     }

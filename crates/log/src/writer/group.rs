@@ -121,7 +121,7 @@ impl Writer {
         let key = chunk.key();
         let value = match &framed {
             Some(framed) => framed.value(),
-            None => encode(&chunk, &key, &mut slot.codec, &mut self.scratch)
+            None => encode(&chunk, &key, &mut self.scratch)
                 .map_err(|error| LogError::Store { action: "encode a chunk", reason: error.to_string() })?,
         };
         self.store.put_chunk(&mut group.batch, partition, &key, value)?;

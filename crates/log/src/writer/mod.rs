@@ -40,7 +40,7 @@ pub(crate) use queue::{ChunkCommand, Command, CommitCommand, Queue};
 pub(crate) use recover::open_store;
 pub use space::Space;
 
-use crate::chunk::{CodecChoice, Scratch};
+use crate::chunk::Scratch;
 use crate::error::LogError;
 use crate::shared::Shared;
 use crate::store::{Loaded, PartitionSeq, Store, StreamState};
@@ -78,7 +78,6 @@ struct Slot {
     state: StreamState,
     /// The newest partition that holds events of it.
     partition: Option<PartitionSeq>,
-    codec: CodecChoice,
 }
 
 enum Next {
@@ -91,7 +90,7 @@ impl Writer {
         let streams = shared.all_streams().into_iter().filter_map(|stream| {
             let loaded = loaded.streams.get(&stream.id)?;
             let partition = loaded.directory.last().map(|(seq, _)| *seq);
-            Some((stream.id, Slot { stream, state: loaded.state, partition, codec: CodecChoice::default() }))
+            Some((stream.id, Slot { stream, state: loaded.state, partition }))
         });
         Self {
             streams: streams.collect(),
