@@ -41,6 +41,8 @@ mod foreign_client;
 mod holds;
 #[path = "e2e/huge_transaction.rs"]
 mod huge_transaction;
+#[path = "e2e/intake.rs"]
+mod intake;
 #[path = "e2e/latency.rs"]
 mod latency;
 #[path = "e2e/lifecycle.rs"]

@@ -7,6 +7,8 @@
 //! A stream that fails stays failed with its reason, or is retried, and everything else goes on: see
 //! `dbstreamd_source::run`. Only what makes the daemon useless as a whole is a [`ServeError`].
 
+pub(crate) mod intake;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use crate::directory::{Directory, Entry, RunningSource};
 use crate::memory::{Live, OverBudget, size_text};
 use crate::notices::Notices;
 use crate::{grpc, holds, http, process};
+use intake::Intake;
 
 /// How long sources may take to make everything durable and say goodbye.
 const SOURCES_STOP_MAX: Duration = Duration::from_secs(10);
@@ -60,6 +63,9 @@ pub enum ServeError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The operating system gives no more threads.
+    #[error("cannot start the threads that read the databases: {0}: let this user have more of them (ulimit -u)")]
+    Threads(#[source] std::io::Error),
     /// There is not as much memory as was asked for.
     #[error(transparent)]
     Memory(#[from] Box<OverBudget>),
@@ -183,6 +189,7 @@ pub struct Running {
     pub http_addr: SocketAddr,
     api: Api,
     sources: JoinSet<()>,
+    intake: Intake,
     statuses: Vec<Arc<StreamStatus>>,
     stop_sources: CancellationToken,
     log: Log,
@@ -225,22 +232,25 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let api = Api::start(ports, &config, log.clone(), window.clone(), entries, notices)?;
     tracing::info!(grpc = %api.grpc_addr, http = %api.http_addr, data_dir = %config.log.dir.display(), streams = planned.len(), "dbstreamd is up");
 
+    let intake = Intake::new(config.threads.intake).map_err(ServeError::Threads)?;
     let mut sources = JoinSet::new();
     let mut statuses = Vec::new();
     for (entry, running, settings) in planned {
         statuses.push(Arc::clone(&running.status));
         let (log, window) = (log.clone(), window.clone());
-        sources.spawn(async move {
+        let reading = async move {
             let source = Box::new(PostgresSource::new(settings));
             let RunningSource { status, control, .. } = running;
             dbstreamd_source::run(source, log, entry.id, window, status, RetryPolicy::default(), control).await;
-        });
+        };
+        sources.spawn_on(reading, intake.handle());
     }
     Ok(Running {
         grpc_addr: api.grpc_addr,
         http_addr: api.http_addr,
         api,
         sources,
+        intake,
         statuses,
         _guard: stop_sources.clone().drop_guard(),
         stop_sources,
@@ -291,13 +301,14 @@ impl Running {
     /// # Errors
     /// When the log could not be closed cleanly.
     pub async fn stop(self) -> Result<(), ServeError> {
-        let Self { api, mut sources, stop_sources, log, .. } = self;
+        let Self { api, mut sources, intake, stop_sources, log, .. } = self;
         stop_sources.cancel();
         let ended = async { while sources.join_next().await.is_some() {} };
         if tokio::time::timeout(SOURCES_STOP_MAX, ended).await.is_err() {
             tracing::warn!("some sources did not end in time; what they had not confirmed will be sent again");
             sources.shutdown().await;
         }
+        drop(intake);
         api.stop().await;
         blocking(move || log.close()).await?;
         tracing::info!("dbstreamd has stopped");

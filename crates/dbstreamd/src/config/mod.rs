@@ -51,7 +51,7 @@ pub struct Config {
     pub memory_note: Option<String>,
     /// The kernel's interface for sockets and files.
     pub io: Io,
-    /// Threads of the runtime.
+    /// How many threads there are.
     pub threads: Threads,
     /// The log, with its directory.
     pub log: LogOptions,
@@ -67,11 +67,13 @@ pub struct Config {
     pub warnings: Vec<String>,
 }
 
-/// Threads of the runtime.
+/// How many threads there are.
 #[derive(Clone, Copy, Debug)]
 pub struct Threads {
-    /// Run tasks.
+    /// Serve subscribers, and everything else that is not `intake`'s.
     pub workers: usize,
+    /// Read the databases.
+    pub intake: usize,
     /// For what blocks, at most.
     pub blocking_max: usize,
 }
@@ -327,7 +329,11 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
         memory: Budget { profile, rows: Vec::new(), limit: None },
         memory_note: None,
         io: io.unwrap_or_default(),
-        threads: Threads { workers: values.worker_threads, blocking_max: values.blocking_threads },
+        threads: Threads {
+            workers: values.worker_threads,
+            intake: values.worker_threads.min(sources.sources.len().max(1)),
+            blocking_max: values.blocking_threads,
+        },
         log,
         logging: LoggingConfig { filter: logging.filter.clone(), format: logging.format.unwrap_or_default() },
         sources: sources.sources.clone(),
@@ -336,7 +342,7 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
         warnings: Vec::new(),
     };
     let total = memory.total.map(|Size(bytes)| budget::Limit { bytes, origin: LimitOrigin::Setting });
-    config.memory = Budget::of(&config, profile, &values, total.or_else(|| machine.limit.clone()));
+    config.memory = Budget::of(&config, profile, total.or_else(|| machine.limit.clone()));
     Ok(config)
 }
 

@@ -15,14 +15,15 @@ use dbstreamd_log::{DISK_READS_MAX, READ_AHEAD_BYTES_MAX};
 use dbstreamd_source::postgres::{KERNEL_BUFFER_BYTES, SESSION_BYTES_MAX};
 
 use crate::config::Config;
+use crate::config::Threads;
 use crate::delivery::FLOOR_BYTES;
 use crate::grpc::gather::GATHERED_BYTES_MAX;
 use crate::grpc::schema_cache::SCHEMA_CACHE_BYTES_MAX;
+use crate::serve::intake;
 pub(crate) use allocator::limit_heaps;
 pub(crate) use limit::Machine;
 pub use limit::{Limit, LimitOrigin};
 pub use profile::Profile;
-pub(crate) use profile::Values;
 pub(crate) use table::size_text;
 pub(crate) use usage::{Live, Usage};
 
@@ -165,13 +166,14 @@ pub struct OverBudget {
 
 impl Budget {
     /// What a configuration asks for.
-    pub(crate) fn of(config: &Config, profile: Profile, values: &Values, limit: Option<Limit>) -> Self {
+    pub(crate) fn of(config: &Config, profile: Profile, limit: Option<Limit>) -> Self {
         let log = &config.log;
         let size = |bytes: usize| bytes as u64;
         let sources = config.sources.len().max(1) as u64;
         // One source holds at most an eighth of the window.
         let window = size(config.credit_window_bytes).min(sources * (size(config.credit_window_bytes) / 8));
-        let threads = values.worker_threads as u64 + values.blocking_threads as u64 + OTHER_THREADS;
+        let Threads { workers, intake, blocking_max } = config.threads;
+        let threads = (workers + intake + blocking_max + intake::BLOCKING_MAX) as u64 + OTHER_THREADS;
         let kept = log.retention.bytes.unwrap_or(LOG_BYTES_ASSUMED);
         let files = kept.div_ceil(size(log.write_buffer_bytes()));
         let partitions = kept.div_ceil(log.partition_bytes_max.max(PARTITION_SIZE_RECKONED_MIN));

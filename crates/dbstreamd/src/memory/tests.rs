@@ -61,7 +61,7 @@ fn one_source_can_use_an_eighth_of_the_window_and_eight_can_use_it_all() {
     let mut config = load(&machine(8 << 30), "credit_window = \"80MiB\"").unwrap();
     assert_eq!(part(&config, Component::CreditWindow), 10 * MIB);
     config.sources = vec![config.sources[0].clone(); 20];
-    let all = Budget::of(&config, Profile::Standard, &Profile::Standard.values(8), None);
+    let all = Budget::of(&config, Profile::Standard, None);
     assert_eq!(all.rows.iter().find(|row| row.component == Component::CreditWindow).unwrap().bytes, 80 * MIB);
 }
 
