@@ -6,7 +6,7 @@
 //! ```
 //!
 //! In version 2 the block is two: index and heads of the columns, then their values (`columns`). In version 3 there is
-//! another one behind them, of values that were packed.
+//! another one between them, of values that were packed.
 //!
 //! The key's bytes are under the checksum too, so a value that is found in a wrong place is damage, not data.
 //! Nothing here panics on any bytes, and no allocation is larger than the bytes at hand can justify.
