@@ -7,7 +7,7 @@
 //! A stream that fails stays failed with its reason, or is retried, and everything else goes on: see
 //! `dbstreamd_source::run`. Only what makes the daemon useless as a whole is a [`ServeError`].
 
-pub(crate) mod intake;
+mod intake;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -232,7 +232,7 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let api = Api::start(ports, &config, log.clone(), window.clone(), entries, notices)?;
     tracing::info!(grpc = %api.grpc_addr, http = %api.http_addr, data_dir = %config.log.dir.display(), streams = planned.len(), "dbstreamd is up");
 
-    let intake = Intake::new(config.threads.intake).map_err(ServeError::Threads)?;
+    let intake = Intake::new(config.threads.intake, config.threads.intake_blocking_max).map_err(ServeError::Threads)?;
     let mut sources = JoinSet::new();
     let mut statuses = Vec::new();
     for (entry, running, settings) in planned {

@@ -74,8 +74,10 @@ pub struct Threads {
     pub workers: usize,
     /// Read the databases.
     pub intake: usize,
-    /// For what blocks, at most.
+    /// For what blocks while somebody is served, at most.
     pub blocking_max: usize,
+    /// For what blocks while a database is read (name look-ups, units compared after a reconnect), at most.
+    pub intake_blocking_max: usize,
 }
 
 /// The gRPC server's settings.
@@ -332,7 +334,8 @@ fn build(given: &Given<'_>, profile: Profile, machine: &Machine) -> Result<Confi
         threads: Threads {
             workers: values.worker_threads,
             intake: values.worker_threads.min(sources.sources.len().max(1)),
-            blocking_max: values.blocking_threads,
+            blocking_max: values.blocking_threads / 4 * 3,
+            intake_blocking_max: values.blocking_threads / 4,
         },
         log,
         logging: LoggingConfig { filter: logging.filter.clone(), format: logging.format.unwrap_or_default() },

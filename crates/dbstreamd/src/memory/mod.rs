@@ -19,7 +19,6 @@ use crate::config::Threads;
 use crate::delivery::FLOOR_BYTES;
 use crate::grpc::gather::GATHERED_BYTES_MAX;
 use crate::grpc::schema_cache::SCHEMA_CACHE_BYTES_MAX;
-use crate::serve::intake;
 pub(crate) use allocator::limit_heaps;
 pub(crate) use limit::Machine;
 pub use limit::{Limit, LimitOrigin};
@@ -172,8 +171,8 @@ impl Budget {
         let sources = config.sources.len().max(1) as u64;
         // One source holds at most an eighth of the window.
         let window = size(config.credit_window_bytes).min(sources * (size(config.credit_window_bytes) / 8));
-        let Threads { workers, intake, blocking_max } = config.threads;
-        let threads = (workers + intake + blocking_max + intake::BLOCKING_MAX) as u64 + OTHER_THREADS;
+        let Threads { workers, intake, blocking_max, intake_blocking_max } = config.threads;
+        let threads = (workers + intake + blocking_max + intake_blocking_max) as u64 + OTHER_THREADS;
         let kept = log.retention.bytes.unwrap_or(LOG_BYTES_ASSUMED);
         let files = kept.div_ceil(size(log.write_buffer_bytes()));
         let partitions = kept.div_ceil(log.partition_bytes_max.max(PARTITION_SIZE_RECKONED_MIN));

@@ -6,9 +6,6 @@
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Name look-ups, and the log's units that are compared after a reconnect: so many at a time.
-pub(crate) const BLOCKING_MAX: usize = 8;
-
 /// The threads; what still runs there is abandoned when it is dropped.
 pub(super) struct Intake {
     handle: Handle,
@@ -19,11 +16,11 @@ pub(super) struct Intake {
 impl Intake {
     /// # Errors
     /// When the operating system gives no threads.
-    pub(super) fn new(threads: usize) -> std::io::Result<Self> {
+    pub(super) fn new(threads: usize, blocking_max: usize) -> std::io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .thread_name("intake")
             .worker_threads(threads.max(1))
-            .max_blocking_threads(BLOCKING_MAX)
+            .max_blocking_threads(blocking_max.max(1))
             .enable_all()
             .build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
