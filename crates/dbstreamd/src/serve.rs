@@ -217,6 +217,7 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let ports = Ports::bind(&config).await?;
     let notices = Notices::default();
     let options = LogOptions { notices: notices.sink(), ..config.log.clone() };
+    let intake = Intake::new(config.threads.intake, config.threads.intake_blocking_max).map_err(ServeError::Threads)?;
     let log = blocking(move || Log::open(options)).await?;
     let window = CreditWindow::new(config.credit_window_bytes);
     let stop_sources = CancellationToken::new();
@@ -232,7 +233,6 @@ pub async fn start(config: Config) -> Result<Running, ServeError> {
     let api = Api::start(ports, &config, log.clone(), window.clone(), entries, notices)?;
     tracing::info!(grpc = %api.grpc_addr, http = %api.http_addr, data_dir = %config.log.dir.display(), streams = planned.len(), "dbstreamd is up");
 
-    let intake = Intake::new(config.threads.intake, config.threads.intake_blocking_max).map_err(ServeError::Threads)?;
     let mut sources = JoinSet::new();
     let mut statuses = Vec::new();
     for (entry, running, settings) in planned {

@@ -3,7 +3,7 @@
 //! Beside one line in `main.rs` the only unsafe code of this crate outside its tests.
 #![allow(unsafe_code)]
 
-/// Lets glibc keep one heap for every two of the threads that do the work, where it would keep eight for each processor.
+/// Lets glibc keep one heap for every two of the threads that serve, shared with those that read databases, where it would keep eight for each processor.
 ///
 /// A chunk's memory is taken by a source's thread and given back by the log's writer: with a heap for every thread each of
 /// them keeps room of its own, a tenth of the peak in a drain. To be called before there is a second thread.

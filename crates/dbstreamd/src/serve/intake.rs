@@ -1,8 +1,8 @@
 //! Threads of their own for what reads the databases.
 //!
 //! Thousands of subscribers can keep every thread that serves them busy. A stream whose task waited among theirs would be read,
-//! made durable and confirmed late, for everybody: with 10,000 of them on two processors a fifth of the transactions
-//! waited for 40 to 160 ms. Threads that mostly sleep get a processor from the kernel when they wake.
+//! made durable and confirmed late, for everybody (docs/adr/0008-threads-that-read.md). Threads that mostly sleep get a processor from the
+//! kernel when they wake.
 
 use tokio::runtime::{Builder, Handle, Runtime};
 

@@ -108,7 +108,7 @@ impl Columns {
     /// Gives back all memory if it is more than `kept_max` bytes.
     pub(super) fn shrink_to(&mut self, kept_max: usize) {
         let columns: usize = self.columns.iter().map(|column| size_of::<Values>() + column.bytes.capacity()).sum();
-        if self.heads.capacity() + columns > kept_max {
+        if self.heads.capacity() + self.patterns.capacity() + columns > kept_max {
             *self = Self::default();
         }
     }
