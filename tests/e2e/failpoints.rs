@@ -95,7 +95,7 @@ impl Case<'_> {
 
     /// Everything that was written is there once and in order, and the slot was told of nothing else.
     fn check(&self, point: Failpoint, daemon: &Daemon) {
-        let expected = crate::resuming::events_of(2 * ROUNDS) + u64::from(LARGE);
+        let expected = workload::events_of(2 * ROUNDS) + u64::from(LARGE);
         wait_visible(daemon, expected);
         let stream = daemon.streams().remove(0);
         let trim = stream["trim_point"].as_u64().unwrap();
@@ -180,7 +180,7 @@ fn run_case(cluster: &Cluster, point: Failpoint) {
 fn gap(case: &Case<'_>, point: Failpoint) {
     let mut daemon = case.start();
     workload::write(case.cluster, &case.database, 1, 1, 5);
-    let before = crate::resuming::events_of(5);
+    let before = workload::events_of(5);
     wait_visible(&daemon, before);
     assert!(daemon.stop().success());
     workload::write(case.cluster, &case.database, 1, 6, 5);

@@ -20,7 +20,7 @@ fn a_python_client_subscribes_prints_commits_and_resumes() {
     let url = database(&cluster, "shop", SCHEMA);
     let daemon = Daemon::serving(&[&url]);
     workload::write(&cluster, "shop", 1, 1, 20);
-    let total: u64 = (1..=20).map(|seq| seq % 4 + 2).sum::<u64>() + 1;
+    let total: u64 = workload::events_of(20);
     wait_visible(&daemon, total);
     let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../examples/python/subscribe.py");
     let read = |limit: u64| -> Vec<serde_json::Value> {

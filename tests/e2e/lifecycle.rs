@@ -7,7 +7,6 @@ use dbstreamd_throwaway::{Cluster, ShutdownMode};
 use serde_json::Value;
 
 use crate::ordering::wait_visible;
-use crate::resuming::events_of;
 use crate::support::workload::{self, SCHEMA};
 use crate::support::{Command, Daemon, cluster, database, eventually, http};
 
@@ -71,7 +70,7 @@ fn a_stream_that_is_paused_and_resumed_under_load_loses_and_doubles_nothing() {
         }
         writer.join().unwrap();
     });
-    wait_visible(&daemon, events_of(600));
+    wait_visible(&daemon, workload::events_of(600));
     workload::check(&daemon.everything("shop"), 1, 600);
     let notices = notices(&daemon);
     let told: Vec<_> = kinds(&notices).into_iter().filter(|kind| kind.starts_with("stream_")).collect();
@@ -100,7 +99,7 @@ fn a_durable_pause_outlasts_restarts_until_it_is_resumed_and_another_does_not() 
     assert!(daemon.streams()[0]["error"].as_str().unwrap().contains("moving"));
     until_unread(&cluster);
     assert_eq!(daemon.ask_json(&["resume", "shop"])["stream"]["state"], "STREAMING");
-    wait_visible(&daemon, events_of(20));
+    wait_visible(&daemon, workload::events_of(20));
     daemon.kill();
     let daemon = Daemon::streaming(&url, &data);
     workload::check(&daemon.everything("shop"), 1, 20);
@@ -143,7 +142,7 @@ fn a_drain_under_load_has_everything_the_source_had_and_then_stops() {
         writer.join().unwrap()
     });
     assert_eq!(daemon.ask_json(&["resume", "shop"])["stream"]["state"], "STREAMING");
-    wait_visible(&daemon, events_of(written));
+    wait_visible(&daemon, workload::events_of(written));
     workload::check(&daemon.everything("shop"), 1, written);
 
     // An idle source has nothing to wait for; one that is away cannot be asked, and the stream is left as it was.
@@ -163,7 +162,7 @@ fn a_drain_that_is_out_of_time_says_how_far_it_got_and_leaves_the_stream_as_it_w
     let url = database(&cluster, "shop", SCHEMA);
     let daemon = Daemon::serving(&[&url]);
     workload::write(&cluster, "shop", 1, 1, 10);
-    wait_visible(&daemon, events_of(10));
+    wait_visible(&daemon, workload::events_of(10));
     // The server still answers, and its sender stands still: what is written now does not come.
     let sender = cluster.psql("shop", "SELECT active_pid FROM pg_replication_slots").unwrap();
     let sender = rustix::process::Pid::from_raw(sender.trim().parse().unwrap()).unwrap();
@@ -175,7 +174,7 @@ fn a_drain_that_is_out_of_time_says_how_far_it_got_and_leaves_the_stream_as_it_w
         assert!(late.error_line().contains(part), "{part} is not in {}", late.error_line());
     }
     assert_eq!(state(&daemon), "STREAMING", "it was not paused");
-    assert_eq!(daemon.streams()[0]["visible_offset"], events_of(10));
+    assert_eq!(daemon.streams()[0]["visible_offset"], workload::events_of(10));
     rustix::process::kill_process(sender, rustix::process::Signal::CONT).unwrap();
     assert_eq!(daemon.ask_json(&["drain", "shop", "--timeout", "100s"])["stream"]["state"], "PAUSED");
     workload::check(&daemon.everything("shop"), 1, 20);
@@ -209,7 +208,7 @@ fn a_pause_while_the_slot_is_being_created_stops_at_once_and_a_resume_misses_not
         // What was written before there was a slot need not be part of the stream; all that came after it is.
         let writer = |event: &Value| event["after"]["writer"] == "2";
         eventually("all that was written since", || {
-            (daemon.everything("shop").iter().filter(|event| writer(event)).count() as u64 == events_of(10))
+            (daemon.everything("shop").iter().filter(|event| writer(event)).count() as u64 == workload::events_of(10))
                 .then_some(())
         });
         assert_eq!(daemon.streams()[0]["epoch"], 1);
@@ -260,7 +259,7 @@ fn a_failed_stream_that_is_resumed_tries_again_at_once_and_a_pause_ends_its_wait
     // By itself it would stay paused, and before that have waited for many seconds.
     assert_eq!(daemon.ask_json(&["resume", "shop"])["stream"]["state"], "STREAMING");
     workload::write(&cluster, "shop", 1, 1, 20);
-    wait_visible(&daemon, events_of(20));
+    wait_visible(&daemon, workload::events_of(20));
     workload::check(&daemon.everything("shop"), 1, 20);
     let notices = notices(&daemon);
     let failure = notices.iter().find(|notice| notice["kind"] == "stream_failed").unwrap();

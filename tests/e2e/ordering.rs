@@ -15,8 +15,7 @@ fn concurrent_writers_arrive_complete_whole_and_in_commit_order() {
             scope.spawn(move || workload::write(cluster, "shop", writer, 1, transactions));
         }
     });
-    let rows = |seq: u32| u64::from(seq % 4 + 1) + 1;
-    let expected = u64::from(writers) * ((1..=transactions).map(rows).sum::<u64>() + 1);
+    let expected = u64::from(writers) * workload::events_of(transactions);
     wait_visible(&daemon, expected);
     let events = daemon.everything("shop");
     assert_eq!(events.len() as u64, expected);

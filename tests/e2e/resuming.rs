@@ -8,10 +8,6 @@ use crate::ordering::wait_visible;
 use crate::support::workload::{self, SCHEMA};
 use crate::support::{Daemon, cluster, database, eventually};
 
-pub(crate) fn events_of(transactions: u32) -> u64 {
-    (1..=transactions).map(|seq| u64::from(seq % 4 + 1) + 1).sum::<u64>() + 1
-}
-
 #[test]
 fn a_clean_stop_exits_0_and_the_stream_goes_on_where_it_was() {
     let cluster = cluster();
@@ -20,13 +16,13 @@ fn a_clean_stop_exits_0_and_the_stream_goes_on_where_it_was() {
     let data = dir.path().join("data");
     let mut daemon = Daemon::streaming(&url, &data);
     workload::write(&cluster, "shop", 1, 1, 50);
-    wait_visible(&daemon, events_of(50));
+    wait_visible(&daemon, workload::events_of(50));
     let before = daemon.everything("shop");
     assert!(daemon.stop().success(), "{}", daemon.stderr());
     // The slot was told everything that is durable, so the server need not send it again.
     workload::write(&cluster, "shop", 1, 51, 50);
     let daemon = Daemon::start(&[&url], &data);
-    wait_visible(&daemon, events_of(100));
+    wait_visible(&daemon, workload::events_of(100));
     let after = daemon.everything("shop");
     assert_eq!(after[..before.len()], before, "what was visible is unchanged");
     workload::check(&after, 1, 100);
@@ -86,7 +82,7 @@ fn kill_9_under_load_loses_doubles_and_reorders_nothing() {
             daemon.kill();
             daemon = Daemon::start(&[&url], &data);
         });
-        wait_visible(&daemon, u64::from(writers) * events_of((round + 1) * per_round));
+        wait_visible(&daemon, u64::from(writers) * workload::events_of((round + 1) * per_round));
         let now = daemon.everything("shop");
         assert_eq!(now[..known.len()], known, "what a consumer saw before the crash keeps its offset and content");
         known = now;
@@ -106,7 +102,7 @@ fn an_immediate_stop_of_the_server_under_load_loses_doubles_and_reorders_nothing
     cluster.restart(ShutdownMode::Immediate).unwrap();
     daemon.wait_streaming();
     workload::write(&cluster, "shop", 1, 201, 50);
-    wait_visible(&daemon, events_of(250));
+    wait_visible(&daemon, workload::events_of(250));
     let after = daemon.everything("shop");
     assert_eq!(after[..before.len()], before);
     workload::check(&after, 1, 250);
@@ -120,12 +116,12 @@ fn a_fast_shutdown_of_the_server_is_not_held_up_by_us() {
     workload::write(&cluster, "shop", 1, 1, 100);
     // pg_ctl waits for the walsender, which waits until we confirm its last byte; it gives up after a minute.
     cluster.stop(ShutdownMode::Fast).unwrap();
-    wait_visible(&daemon, events_of(100));
+    wait_visible(&daemon, workload::events_of(100));
     let reason = daemon.wait_failed();
     assert!(!reason.is_empty());
     cluster.start_again().unwrap();
     workload::write(&cluster, "shop", 1, 101, 10);
-    wait_visible(&daemon, events_of(110));
+    wait_visible(&daemon, workload::events_of(110));
     workload::check(&daemon.everything("shop"), 1, 110);
 }
 
@@ -137,14 +133,14 @@ fn a_named_consumer_resumes_behind_what_it_committed_also_after_a_crash() {
     let data = dir.path().join("data");
     let mut daemon = Daemon::streaming(&url, &data);
     workload::write(&cluster, "shop", 1, 1, 40);
-    wait_visible(&daemon, events_of(40));
+    wait_visible(&daemon, workload::events_of(40));
     let first = daemon.tail(&["shop", "--consumer", "cache", "--limit", "30"]);
     assert_eq!(first.last().unwrap()["offset"], 30);
     daemon.kill();
     let daemon = Daemon::start(&[&url], &data);
     let rest = daemon.tail(&["shop", "--consumer", "cache", "--until-caught-up"]);
     assert_eq!(rest[0]["offset"], 31, "it resumes behind its committed offset");
-    assert_eq!(rest.len() as u64 + 30, events_of(40));
+    assert_eq!(rest.len() as u64 + 30, workload::events_of(40));
 }
 
 #[test]
@@ -170,7 +166,7 @@ fn consumers_that_follow_survive_a_restart_of_the_daemon() {
     let data = dir.path().join("data");
     let mut daemon = Daemon::streaming(&url, &data);
     let (grpc, http) = (daemon.grpc.clone(), daemon.http.clone());
-    let total = events_of(60);
+    let total = workload::events_of(60);
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let follower = scope.spawn(|| {
@@ -183,7 +179,7 @@ fn consumers_that_follow_survive_a_restart_of_the_daemon() {
             events
         });
         workload::write(&cluster, "shop", 1, 1, 30);
-        wait_visible(&daemon, events_of(30));
+        wait_visible(&daemon, workload::events_of(30));
         eventually("the follower has committed something", || {
             let (_, body) = crate::support::http::get(&http, "/v1/consumers").ok()?;
             let answer: serde_json::Value = serde_json::from_str(&body).ok()?;

@@ -27,6 +27,16 @@ pub(crate) fn write(cluster: &Cluster, database: &str, writer: u32, first: u32, 
     cluster.psql(database, &sql).expect("the workload");
 }
 
+/// How many events come of one writer's first `transactions` transactions.
+pub(crate) fn events_of(transactions: u32) -> u64 {
+    (1..=transactions).map(rows_of).sum::<u64>() + 1
+}
+
+/// How many rows transaction `seq` of a writer has: those of the ledger and its counter.
+fn rows_of(seq: u32) -> u64 {
+    u64::from(seq % 4 + 1) + 1
+}
+
 /// Checks everything this workload promises: offsets dense, transactions whole and never interleaved, commit LSNs
 /// never decreasing, and of each writer exactly the transactions `1..=expected`, in order.
 pub(crate) fn check(events: &[Value], writers: u32, expected: u32) {
