@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::company::Companies;
-use super::gather::Gather;
+use super::gather::{Gather, SharedBuffers};
 use super::schema_cache::SchemaCache;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113, section 3.4).
@@ -65,6 +65,7 @@ async fn accept(
 ) {
     let seats = Arc::new(Semaphore::new(connections_max));
     let schemas = Arc::new(SchemaCache::default());
+    let buffers = Arc::new(SharedBuffers::new(connections_max));
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream,
@@ -83,9 +84,11 @@ async fn accept(
             continue;
         };
         let (accepted, companies) = (accepted.clone(), Companies::new(&schemas));
+        let buffers = Arc::clone(&buffers);
         tokio::spawn(async move {
             if let Some(stream) = greet(stream).await {
-                let connection = Connection { stream: Gather::new(stream), companies, replayed: 0, _seat: seat };
+                let stream = Gather::new(stream, buffers);
+                let connection = Connection { stream, companies, replayed: 0, _seat: seat };
                 // Fails only when the server has stopped.
                 let _ = accepted.send(Ok(connection)).await;
             }

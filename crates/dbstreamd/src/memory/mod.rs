@@ -17,7 +17,7 @@ use dbstreamd_source::postgres::{KERNEL_BUFFER_BYTES, SESSION_BYTES_MAX};
 use crate::config::Config;
 use crate::config::Threads;
 use crate::delivery::FLOOR_BYTES;
-use crate::grpc::gather::GATHERED_BYTES_MAX;
+use crate::grpc::gather::{OWN_BYTES_MAX, shared_bytes_max};
 use crate::grpc::schema_cache::SCHEMA_CACHE_BYTES_MAX;
 pub(crate) use allocator::limit_heaps;
 pub(crate) use limit::Machine;
@@ -214,7 +214,8 @@ impl Budget {
             row(
                 Component::Subscribers,
                 size(SCHEMA_CACHE_BYTES_MAX)
-                    + connections * (CONNECTION_BYTES + size(GATHERED_BYTES_MAX))
+                    + size(shared_bytes_max(config.grpc.connections_max))
+                    + connections * (CONNECTION_BYTES + size(OWN_BYTES_MAX))
                     + subscribers * (SUBSCRIPTION_BYTES + size(FLOOR_BYTES)),
                 format!("{connections} connections, {subscribers} subscriptions"),
             ),
