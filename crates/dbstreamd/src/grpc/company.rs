@@ -79,6 +79,8 @@ pub(super) struct Follower {
     epoch: Epoch,
     /// Schema versions the client has.
     known: Vec<SchemaId>,
+    /// The one of those that was needed last.
+    last_known: Option<SchemaId>,
     begun_at: Instant,
     back: Option<oneshot::Sender<Returned>>,
 }
@@ -148,7 +150,10 @@ impl Companies {
         drop(all);
         let (back, returned) = oneshot::channel();
         let Standing { next, epoch, known, begun_at } = standing;
-        (Follower { company, place, waker: None, next, epoch, known, begun_at, back: Some(back) }, returned)
+        (
+            Follower { company, place, waker: None, next, epoch, known, last_known: None, begun_at, back: Some(back) },
+            returned,
+        )
     }
 }
 
@@ -282,11 +287,13 @@ impl Follower {
         if piece.epoch() != self.epoch {
             return None;
         }
-        if let Some(id) = piece.schemas().iter().find(|id| !self.known.contains(id)) {
+        let is_known = |id: &SchemaId| self.last_known == Some(*id) || self.known.contains(id);
+        if let Some(id) = piece.schemas().iter().find(|id| !is_known(id)) {
             let message = self.company.schemas.message(self.company.stream, *id, &self.company.tail)?;
             self.known.push(*id);
             return Some(Passed::Schema(message));
         }
+        self.last_known = piece.schemas().last().copied().or(self.last_known);
         self.next = piece.last_offset().next();
         Some(Passed::Events(piece))
     }

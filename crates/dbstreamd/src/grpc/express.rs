@@ -2,6 +2,9 @@
 //!
 //! What a crowd's follower gets lies in memory once, as the message it is on the wire. Tonic would copy it into a buffer of each
 //! call; here the response's body hands it to HTTP/2 as it is, whenever the codec has nothing to say.
+//!
+//! This is around all of the server's services, because a router puts every response's body into boxes of its own, one in another: of ten
+//! thousand calls each of them is a place in memory that no cache holds.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,17 +19,21 @@ use parking_lot::Mutex;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::server::NamedService;
+use tower::Layer;
 
 use super::company::{Follower, Passed};
 use super::dozing::Bell;
 
 type Request = http::Request<Body>;
-type Response = http::Response<Body>;
+type Response = http::Response<Passing>;
 
-/// A gRPC service whose responses may have a [`Lane`].
+/// What is around services whose responses may have a [`Lane`].
+#[derive(Clone, Copy)]
+pub(super) struct Express;
+
+/// Services with that.
 #[derive(Clone)]
-pub(super) struct Express<S>(pub(super) S);
+pub(super) struct WithLanes<S>(S);
 
 /// The way by the codec of one response: whoever is put there is asked for bytes when everything before has left. The response has
 /// it as an extension.
@@ -39,12 +46,12 @@ pub(super) struct Lane {
 }
 
 /// A response's body: what the codec makes, and between that what comes by the lane.
-struct Passing {
-    codec: Body,
-    lane: Lane,
+pub(super) struct Passing {
     follower: Option<Box<Follower>>,
     /// Who polled the codec last, and is woken when it has something.
     waker: Option<Waker>,
+    lane: Option<Lane>,
+    codec: Body,
 }
 
 impl Lane {
@@ -58,14 +65,18 @@ impl Lane {
     }
 }
 
-impl<S: NamedService> NamedService for Express<S> {
-    const NAME: &'static str = S::NAME;
+impl<S> Layer<S> for Express {
+    type Service = WithLanes<S>;
+
+    fn layer(&self, services: S) -> WithLanes<S> {
+        WithLanes(services)
+    }
 }
 
-impl<S: Service<Request, Response = Response>> Service<Request> for Express<S> {
+impl<S: Service<Request, Response = http::Response<Body>>> Service<Request> for WithLanes<S> {
     type Response = Response;
     type Error = S::Error;
-    type Future = MapOk<S::Future, fn(Response) -> Response>;
+    type Future = MapOk<S::Future, fn(http::Response<Body>) -> Response>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(context)
@@ -76,11 +87,9 @@ impl<S: Service<Request, Response = Response>> Service<Request> for Express<S> {
     }
 }
 
-fn with_lane(mut response: Response) -> Response {
-    match response.extensions_mut().remove::<Lane>() {
-        Some(lane) => response.map(|codec| Body::new(Passing { codec, lane, follower: None, waker: None })),
-        None => response,
-    }
+fn with_lane(mut response: http::Response<Body>) -> Response {
+    let lane = response.extensions_mut().remove::<Lane>();
+    response.map(|codec| Passing { follower: None, waker: None, lane, codec })
 }
 
 impl hyper::body::Body for Passing {
@@ -88,7 +97,8 @@ impl hyper::body::Body for Passing {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let Self { codec, lane, follower, waker } = &mut *self;
+        let Self { follower, waker, lane, codec } = &mut *self;
+        let Some(lane) = lane else { return Pin::new(codec).poll_frame(context) };
         let same = waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
         // A subscription that ends says so by the codec. It lies deep: not to be touched for every piece.
         if follower.is_none() || !same || !lane.bell.is_silent() {
@@ -121,10 +131,11 @@ impl hyper::body::Body for Passing {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.codec.is_end_stream()
+        // Asked behind every piece, and to look at the codec for that is as much as to poll it.
+        self.follower.is_none() && self.codec.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::default()
+        if self.lane.is_some() { SizeHint::default() } else { self.codec.size_hint() }
     }
 }
