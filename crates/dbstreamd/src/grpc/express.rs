@@ -47,7 +47,8 @@ pub(super) struct Lane {
 
 /// A response's body: what the codec makes, and between that what comes by the lane.
 pub(super) struct Passing {
-    follower: Option<Box<Follower>>,
+    /// In place: to look for it elsewhere would be another miss of the cache for every piece.
+    follower: Option<Follower>,
     /// Who polled the codec last, and is woken when it has something.
     waker: Option<Waker>,
     lane: Option<Lane>,
@@ -110,7 +111,7 @@ impl hyper::body::Body for Passing {
             }
         }
         if follower.is_none() {
-            *follower = lane.follower.lock().take();
+            *follower = lane.follower.lock().take().map(|follower| *follower);
         }
         let Some(following) = follower else { return Poll::Pending };
         let bytes = match ready!(following.poll_next(context)) {
