@@ -3,10 +3,10 @@
 //! ```text
 //!   log writer ──once in a beat──▶ conductor ──▶ every follower's response stream ──▶ connection, one write
 //! ```
-//! A follower that has nothing else to do than to pass on the newest events lends its place to its response stream, which
-//! the connection polls: no task and no queue is between the log and the connection then. All of a company are woken by one task,
-//! one after the other, so that they find their connection's state in the processor's cache and their frames leave together. Each gets
-//! the piece of bytes that the log made for all who stand where it stands, and then rests until the next beat.
+//! A follower that has nothing else to do than to pass on the newest events lends its place to its response's body: no task of
+//! ours and no queue of ours is between the log and HTTP/2 then, which has a task for each response. All of a company are woken by
+//! one task, one after the other, so that they find their connection's state in the processor's cache and their frames leave together.
+//! Each gets the piece of bytes that the log made for all who stand where it stands, and then rests until the next beat.
 //!
 //! Companies take turns within a beat. Were all of them woken at its start, the last would wait for all the others' bytes to leave,
 //! and nothing would be done in the rest of it.
