@@ -9,6 +9,7 @@ use dbstreamd_throwaway::ThrowawayError;
 use serde::Serialize;
 
 use crate::error::LabError;
+use crate::quiet::{Disturbance, Measured, Rules};
 use crate::report::median;
 
 /// One client's one run.
@@ -31,42 +32,9 @@ pub(crate) struct Run {
     pub(crate) foreign_cores: f64,
 }
 
-/// Which runs count.
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub(crate) struct Rules {
-    /// CPU of other processes, in cores, from which on a run counts as disturbed.
-    #[arg(long, default_value_t = 0.10, value_name = "CORES")]
-    pub(crate) foreign_max: f64,
-    /// How many times a disturbed run is repeated before it is taken as it is, and no ratio is printed.
-    #[arg(long, default_value_t = 3, value_name = "TIMES")]
-    pub(crate) repeats: usize,
-}
-
-impl Rules {
-    fn disturbed(&self, run: &Run) -> bool {
-        // What is not a number is no sign of quiet.
-        run.foreign_cores.is_nan() || run.foreign_cores > self.foreign_max
-    }
-
-    /// Runs `run` until a run is undisturbed, at most `repeats` times more than once; else gives the least disturbed. A run
-    /// with another count than `expected_rows` is given at once: repeating would hide it.
-    pub(crate) fn attempt(
-        &self,
-        expected_rows: u64,
-        mut run: impl FnMut() -> Result<Run, LabError>,
-    ) -> Result<Run, LabError> {
-        let mut best = run()?;
-        for _ in 0..self.repeats {
-            if !self.disturbed(&best) || best.rows != expected_rows {
-                break;
-            }
-            eprintln!("  disturbed: others used {:.2} cores; once more", best.foreign_cores);
-            let again = run()?;
-            if again.foreign_cores < best.foreign_cores || again.rows != expected_rows {
-                best = again;
-            }
-        }
-        Ok(best)
+impl Measured for Run {
+    fn foreign_cores(&self) -> f64 {
+        self.foreign_cores
     }
 }
 
@@ -80,8 +48,8 @@ pub(crate) enum Refusal {
     Failed(String),
     /// It ended with another count than the workload's rows.
     WrongCount { counted: u64, expected: u64 },
-    /// Others used the machine, in so many of its runs, and at most so many cores of it.
-    Disturbed { runs: usize, of: usize, cores: f64 },
+    /// Others used the machine.
+    Disturbed(Disturbance),
     /// There is nothing to judge.
     NoRuns,
     /// The reference has no figure; why.
@@ -101,9 +69,7 @@ impl fmt::Display for Refusal {
             Self::Absent(why) => write!(out, "skipped: {why}"),
             Self::Failed(why) => write!(out, "failed: {why}"),
             Self::WrongCount { counted, expected } => write!(out, "error: counted {counted} rows of {expected}"),
-            Self::Disturbed { runs, of, cores } => {
-                write!(out, "disturbed: in {runs} of {of} runs others used the machine, up to {cores:.2} cores")
-            }
+            Self::Disturbed(disturbance) => disturbance.fmt(out),
             Self::NoRuns => out.write_str("no runs"),
             Self::Reference(why) => write!(out, "no reference ({why})"),
         }
@@ -182,12 +148,7 @@ impl Series {
     /// The medians if they are fit for a comparison.
     pub(crate) fn verdict(&self, rules: &Rules) -> Result<Medians, Refusal> {
         let medians = self.medians()?;
-        let disturbed = self.runs.iter().filter(|run| rules.disturbed(run)).count();
-        if disturbed > 0 {
-            let cores = medians.foreign_cores_max;
-            return Err(Refusal::Disturbed { runs: disturbed, of: self.runs.len(), cores });
-        }
-        Ok(medians)
+        rules.disturbance(&self.runs).map_or(Ok(medians), |disturbance| Err(Refusal::Disturbed(disturbance)))
     }
 
     /// `figure` of this series over `figure` of the reference; only if both are fit for a comparison.
@@ -271,7 +232,7 @@ mod tests {
         let quiet = series([run(2.0, 0.0)]);
         let own = series([run(1.0, 0.0), run(1.0, 0.11), run(1.0, 0.3)]);
         assert!(own.medians().is_ok());
-        assert_eq!(rate_ratio(&own, Some(&quiet)), Err(Refusal::Disturbed { runs: 2, of: 3, cores: 0.3 }));
+        assert_eq!(rate_ratio(&own, Some(&quiet)), Err(Refusal::Disturbed(Disturbance { runs: 2, of: 3, cores: 0.3 })));
         assert!(matches!(rate_ratio(&quiet, Some(&own)), Err(Refusal::Reference(_))));
         assert!(rate_ratio(&series([run(1.0, f64::NAN)]), Some(&quiet)).is_err());
     }
@@ -281,37 +242,5 @@ mod tests {
         assert_eq!(series([]).medians(), Err(Refusal::NoRuns));
         assert!(rate_ratio(&series([]), Some(&series([run(1.0, 0.0)]))).is_err());
         assert!(rate_ratio(&series([run(1.0, 0.0)]), Some(&series([run(f64::INFINITY, 0.0)]))).is_err());
-    }
-
-    #[test]
-    fn a_disturbed_run_is_repeated_until_it_is_quiet() {
-        let mut foreign = [0.5, 0.2, 0.05, 0.0].into_iter();
-        let kept = RULES.attempt(1000, || Ok(run(1.0, foreign.next().unwrap()))).unwrap();
-        assert!((kept.foreign_cores - 0.05).abs() < 1e-9);
-        assert_eq!(foreign.len(), 1);
-    }
-
-    #[test]
-    fn a_run_that_stays_disturbed_is_the_least_disturbed_of_a_bounded_number() {
-        let mut attempts = 0;
-        let mut foreign = [0.5, 0.2, 0.9, 0.4, 0.0].into_iter();
-        let kept = RULES
-            .attempt(1000, || {
-                attempts += 1;
-                Ok(run(1.0, foreign.next().unwrap()))
-            })
-            .unwrap();
-        assert_eq!(attempts, 1 + RULES.repeats);
-        assert!((kept.foreign_cores - 0.2).abs() < 1e-9);
-    }
-
-    #[test]
-    fn a_wrong_count_is_never_repeated_away() {
-        let mut attempts = 0;
-        let kept = RULES.attempt(1000, || {
-            attempts += 1;
-            Ok(Run { rows: if attempts == 2 { 999 } else { 1000 }, ..run(1.0, 0.5) })
-        });
-        assert_eq!((kept.unwrap().rows, attempts), (999, 2));
     }
 }

@@ -20,9 +20,9 @@ use dbstreamd_throwaway::Cluster;
 
 use crate::daemon::{Daemon, Setup};
 use crate::error::{LabError, io};
-use crate::judge::Rules;
 use crate::machine::Machine;
 use crate::meter::Meter;
+use crate::quiet::Rules;
 use crate::references;
 use crate::report::{Output, Section, publish};
 use figures::{Contender, Figures, Run};
@@ -104,11 +104,11 @@ pub(crate) fn section(pace: &Pace, rules: &Rules, binaries: &[(String, PathBuf)]
     for round in 1..=pace.latency_runs {
         figures.disk_alone.push(disk::quantiles(&disk::fdatasyncs(None)?));
         figures.disk_beside.push(disk::quantiles(&lab.disk_beside_traffic()?));
-        let raw = lab.raw()?;
+        let raw = rules.attempt(|| lab.raw())?;
         eprintln!("latency {round}/{}: raw receiver: {raw}", pace.latency_runs);
         figures.raw.runs.push(raw);
         for ((label, binary), contender) in binaries.iter().zip(&mut figures.daemons) {
-            let run = lab.through(binary)?;
+            let run = rules.attempt(|| lab.through(binary))?;
             eprintln!("latency {round}/{}: {label}: {run}", pace.latency_runs);
             contender.runs.push(run);
         }

@@ -19,6 +19,7 @@ mod nats;
 mod plot;
 mod procfs;
 mod profile;
+mod quiet;
 mod receiver;
 mod references;
 mod replay;
@@ -129,8 +130,8 @@ fn all(arguments: &All) -> Result<(), LabError> {
         latency::section(&arguments.latency, &rules, &[("dbstreamd".into(), binary.clone())])?,
         idle::section(binary)?,
         start::section(binary, &arguments.start)?,
-        fanout::section(&arguments.crowd, &arguments.nats, binary)?,
-        replay::section(&arguments.replay, &arguments.nats, binary)?,
+        fanout::section(&arguments.crowd, &rules, &arguments.nats, binary)?,
+        replay::section(&arguments.replay, &rules, &arguments.nats, binary)?,
     ];
     report::publish("dbstreamd on this machine", &machine, &sections, &arguments.output)
 }
@@ -167,7 +168,7 @@ mod tests {
     #[test]
     fn all_benchmarks_together_take_the_options_of_each() {
         let line = "dbstreamd-lab all --binary x --rows 1 --runs 1 --foreign-max 0.2 --latency-runs 2 --log-bytes 3 \
-                    --fanout-runs 4 --fanout-foreign-max 0.3 --events 5 --replay-runs 6 --replay-foreign-max 0.4 --nats-server y";
+                    --repeats 3 --fanout-runs 4 --events 5 --replay-runs 6 --nats-server y";
         let parsed = Arguments::try_parse_from(line.split_whitespace()).map_err(|error| error.to_string());
         assert_eq!(parsed.err(), None);
     }

@@ -34,6 +34,7 @@ pub(crate) struct Window {
     pub(crate) server_cpu: f64,
     /// CPU of others, in cores.
     pub(crate) foreign_cores: f64,
+    before: Snapshot,
     after: Snapshot,
 }
 
@@ -45,20 +46,27 @@ impl Meter {
     }
 
     /// Ends. Clients that ended must not have been waited for yet if their CPU is to be known.
-    pub(crate) fn stop(&self) -> Result<Window, LabError> {
-        let seconds = self.started.elapsed().as_secs_f64();
+    pub(crate) fn stop(self) -> Result<Window, LabError> {
+        let Self { server, started, before } = self;
+        let seconds = started.elapsed().as_secs_f64();
         let after = Snapshot::take()?;
-        let spent = |pid: u32| after.tree_seconds(pid) - self.before.tree_seconds(pid);
-        let busy = after.busy_seconds() - self.before.busy_seconds();
-        let (server_cpu, own) = (spent(self.server), spent(std::process::id()));
-        let kernel = after.kernel_seconds() - self.before.kernel_seconds();
+        let busy = after.busy_seconds() - before.busy_seconds();
+        let kernel = after.kernel_seconds() - before.kernel_seconds();
         // Taking a snapshot takes time itself: the window of the busy time is a little longer than the client's.
-        let window = after.at().duration_since(self.before.at()).as_secs_f64();
-        Ok(Window { seconds, server_cpu, foreign_cores: ((busy - own - kernel) / window).max(0.0), after })
+        let length = after.at().duration_since(before.at()).as_secs_f64();
+        let mut window = Window { seconds, server_cpu: 0.0, foreign_cores: 0.0, before, after };
+        window.server_cpu = window.spent(server);
+        window.foreign_cores = ((busy - window.spent(std::process::id()) - kernel) / length).max(0.0);
+        Ok(window)
     }
 }
 
 impl Window {
+    /// CPU seconds, in the window, of a process and of its children.
+    pub(crate) fn spent(&self, pid: u32) -> f64 {
+        self.after.tree_seconds(pid) - self.before.tree_seconds(pid)
+    }
+
     /// CPU seconds, in all its life, of a process that began in the window and of its children.
     pub(crate) fn cpu(&self, pid: u32) -> f64 {
         self.after.tree_seconds(pid)

@@ -11,9 +11,10 @@ use std::path::PathBuf;
 use dbstreamd_throwaway::Cluster;
 
 use crate::error::LabError;
-use crate::judge::{Refusal, Rules, Series};
+use crate::judge::{Refusal, Run, Series};
 use crate::load::{self, Load};
 use crate::machine::Machine;
+use crate::quiet::Rules;
 use crate::references::{self, Python};
 use crate::report::{Output, Section, publish};
 use crate::workload::{Kind, Workload};
@@ -145,7 +146,9 @@ fn drain(
     for run in 1..=grid.runs {
         for row in clients.iter_mut().filter(|row| row.series.ended.is_none()) {
             let name = format!("{} {} {run}/{}: {}", kind.name(), row.transport.name(), grid.runs, row.client.name());
-            let result = grid.rules.attempt(workload.rows, || bench.run(row.client, row.transport));
+            let result = grid
+                .rules
+                .attempt_while(|run: &Run| run.rows == workload.rows, || bench.run(row.client, row.transport));
             match &result {
                 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
                 Ok(run) => {

@@ -4,8 +4,9 @@ use serde_json::{Value, json};
 
 use super::clients::{Client, Transport};
 use super::{Grid, Outcome, Row};
-use crate::judge::{Medians, Refusal, Rules};
+use crate::judge::{Medians, Refusal};
 use crate::plot::{Bar, bars};
+use crate::quiet::Rules;
 use crate::report::{Finding, Plot, Section};
 use crate::workload::Kind;
 

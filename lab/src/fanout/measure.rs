@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use super::Crowd;
 use super::follower::{Latency, Watch};
 use crate::error::LabError;
+use crate::meter::{Meter, Window};
 use crate::procfs;
+use crate::quiet::Measured;
 
 /// How long the last event may take to reach everybody.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,11 +24,12 @@ pub(super) struct Run {
     /// Of an event as it is delivered.
     pub(super) event_bytes: u64,
     pub(super) rss: Rss,
-    /// CPU of who delivers, of the subscribers (and who gives JetStream its messages), of PostgreSQL, and of others.
+    /// CPU seconds of who delivers, of the subscribers (and who gives JetStream its messages), and of PostgreSQL.
     pub(super) server_cpu: f64,
     pub(super) lab_cpu: f64,
     pub(super) database_cpu: f64,
-    pub(super) foreign_cpu: f64,
+    /// CPU of others during the run, in cores.
+    pub(super) foreign_cores: f64,
     pub(super) seconds: f64,
 }
 
@@ -70,9 +73,7 @@ pub(super) async fn look_on(
     write: impl FnOnce() -> Result<(), LabError> + Send + 'static,
 ) -> Result<Run, LabError> {
     let Watched { server, database } = watched;
-    let own = std::process::id();
-    let before = procfs::Snapshot::take()?;
-    let started = Instant::now();
+    let meter = Meter::start(server)?;
     let writing = std::thread::spawn(write);
     let mut peak = idle;
     let mut written_at = None;
@@ -95,14 +96,12 @@ pub(super) async fn look_on(
         peak = peak.max(procfs::rss(server)?);
         tokio::time::sleep(LOOK).await;
     }
-    let seconds = started.elapsed().as_secs_f64();
-    let after = procfs::Snapshot::take()?;
+    let window = meter.stop()?;
     let peak = peak.max(procfs::rss(server)?);
     writing.join().map_err(|_| LabError::Failed("the writer panicked".into()))??;
-    let used = |pid| after.tree_seconds(pid) - before.tree_seconds(pid);
-    let (server_cpu, database_cpu) = (used(server), database.map_or(0.0, used));
-    let lab_cpu = used(own) - server_cpu - database_cpu;
-    let foreign_cpu = after.busy_seconds() - before.busy_seconds() - used(own);
+    let Window { seconds, server_cpu, foreign_cores, .. } = window;
+    let database_cpu = database.map_or(0.0, |pid| window.spent(pid));
+    let lab_cpu = window.spent(std::process::id()) - server_cpu - database_cpu;
     for task in followers {
         task.await.map_err(|error| LabError::Failed(format!("a subscriber: {error}")))?;
     }
@@ -116,9 +115,15 @@ pub(super) async fn look_on(
         server_cpu,
         lab_cpu,
         database_cpu,
-        foreign_cpu,
+        foreign_cores,
         seconds,
     })
+}
+
+impl Measured for Run {
+    fn foreign_cores(&self) -> f64 {
+        self.foreign_cores
+    }
 }
 
 impl Run {
@@ -155,7 +160,7 @@ impl Run {
             self.server_cpu / self.seconds,
             self.lab_cpu / self.seconds,
             self.database_cpu / self.seconds,
-            self.foreign_cpu / self.seconds,
+            self.foreign_cores,
         )
     }
 }

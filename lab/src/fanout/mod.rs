@@ -20,6 +20,7 @@ use serde_json::json;
 use crate::error::LabError;
 use crate::machine::Machine;
 use crate::nats::Program;
+use crate::quiet::Rules;
 use crate::references;
 use crate::report::{Finding, Output, Section, median, publish};
 use jetstream::By;
@@ -39,6 +40,8 @@ pub(crate) struct Arguments {
     binary: PathBuf,
     #[command(flatten)]
     crowd: Crowd,
+    #[command(flatten)]
+    rules: Rules,
     #[command(flatten)]
     nats: Program,
     #[command(flatten)]
@@ -69,9 +72,6 @@ pub(crate) struct Crowd {
     /// How often all that is done, with a fresh daemon each time.
     #[arg(id = "fanout-runs", long = "fanout-runs", default_value_t = 5)]
     runs: usize,
-    /// CPU of other processes, in cores, from which on a run gives no figure for a floor.
-    #[arg(id = "fanout-foreign-max", long = "fanout-foreign-max", default_value_t = 0.10, value_name = "CORES")]
-    foreign_max: f64,
 }
 
 impl Crowd {
@@ -129,12 +129,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     machine.with("dbstreamd", references::version(&arguments.binary).unwrap_or_else(|| "of unknown version".into()));
     arguments.nats.describe(&mut machine);
-    let section = section(&arguments.crowd, &arguments.nats, &arguments.binary)?;
+    let section = section(&arguments.crowd, &arguments.rules, &arguments.nats, &arguments.binary)?;
     publish("dbstreamd: fan-out", &machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark. Fails when a single subscriber of dbstreamd did not get everything; a reference that fails has no figures.
-pub(crate) fn section(crowd: &Crowd, nats: &Program, binary: &Path) -> Result<Section, LabError> {
+pub(crate) fn section(crowd: &Crowd, rules: &Rules, nats: &Program, binary: &Path) -> Result<Section, LabError> {
     if crowd.connections == 0 {
         return Err(LabError::Failed("--connections must be at least 1".into()));
     }
@@ -148,11 +148,11 @@ pub(crate) fn section(crowd: &Crowd, nats: &Program, binary: &Path) -> Result<Se
     for number in 1..=crowd.runs {
         for who in Who::ALL {
             let run = match who {
-                Who::Dbstreamd => ours::once(&cluster, crowd, binary)?,
+                Who::Dbstreamd => rules.attempt(|| ours::once(&cluster, crowd, binary))?,
                 Who::JetStream(_) if absent.iter().any(|(missing, _)| *missing == who) => continue,
                 Who::JetStream(by) => {
                     let event_bytes = runs.first().map_or(0, |(_, run)| run.event_bytes);
-                    match jetstream::once(crowd, nats, by, event_bytes) {
+                    match rules.attempt(|| jetstream::once(crowd, nats, by, event_bytes)) {
                         Ok(run) => run,
                         Err(error) => {
                             eprintln!("fanout {number}/{} {}: {error}", crowd.runs, who.name());
@@ -167,10 +167,10 @@ pub(crate) fn section(crowd: &Crowd, nats: &Program, binary: &Path) -> Result<Se
             runs.push((who, run));
         }
     }
-    Ok(report(crowd, &runs, &absent))
+    Ok(report(crowd, rules, &runs, &absent))
 }
 
-fn report(crowd: &Crowd, runs: &[(Who, Run)], absent: &[(Who, String)]) -> Section {
+fn report(crowd: &Crowd, rules: &Rules, runs: &[(Who, Run)], absent: &[(Who, String)]) -> Section {
     let of = |who: Who| runs.iter().filter(move |(one, _)| *one == who).map(|(_, run)| run);
     let row = |(at, (who, run)): (usize, (Who, &Run))| format!("| {} | {} {}\n", who.name(), at + 1, run.row(crowd));
     let rows = |who: Who| of(who).map(move |run| (who, run)).enumerate().map(row).collect::<String>();
@@ -192,9 +192,8 @@ fn report(crowd: &Crowd, runs: &[(Who, Run)], absent: &[(Who, String)]) -> Secti
         if let Some(reason) = crowd.beside_the_floors() {
             return Err(reason);
         }
-        let disturbed = of(Who::Dbstreamd).filter(|run| run.foreign_cpu / run.seconds > crowd.foreign_max).count();
-        if disturbed > 0 {
-            return Err(format!("others used the machine in {disturbed} of {} runs", crowd.runs));
+        if let Some(disturbance) = rules.disturbance(of(Who::Dbstreamd)) {
+            return Err(disturbance.to_string());
         }
         median(of(Who::Dbstreamd).map(figure)).ok_or_else(|| "no runs".to_owned())
     };
@@ -211,7 +210,7 @@ fn report(crowd: &Crowd, runs: &[(Who, Run)], absent: &[(Who, String)]) -> Secti
             "p50_ms": run.latency_ms(0.5), "p99_ms": run.latency_ms(0.99), "max_ms": run.latency_ms(1.0),
             "opening_p99_ms": run.opening_ms(0.99),
             "rss_without": run.rss.without, "rss_idle": run.rss.idle, "rss_peak": run.rss.peak,
-            "server_cpu": run.server_cpu, "lab_cpu": run.lab_cpu, "database_cpu": run.database_cpu, "foreign_cpu": run.foreign_cpu,
+            "server_cpu": run.server_cpu, "lab_cpu": run.lab_cpu, "database_cpu": run.database_cpu, "foreign_cores": run.foreign_cores,
         })
     });
     Section {

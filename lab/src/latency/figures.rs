@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Pace;
 use super::steps::{self, STEPS};
-use crate::judge::Rules;
+use crate::quiet::{Measured, Rules};
 use crate::report::{Finding, Section, median};
 
 /// Achieved below this share of the wanted rate, a run says nothing about that rate.
@@ -27,6 +27,12 @@ pub(super) struct Run {
     pub(super) foreign_cores: f64,
     /// By step of the daemon's own histograms; empty for the reference.
     pub(super) steps: Vec<steps::Step>,
+}
+
+impl Measured for Run {
+    fn foreign_cores(&self) -> f64 {
+        self.foreign_cores
+    }
 }
 
 impl std::fmt::Display for Run {
@@ -115,18 +121,13 @@ impl Figures {
         let Some(ours) = self.daemons.last() else { return Vec::new() };
         let runs = || ours.runs.iter().chain(&self.raw.runs);
         let slow = runs().filter(|run| run.achieved < RATE_SHARE_MIN * f64::from(pace.latency_rate)).count();
-        let disturbed =
-            runs().filter(|run| run.foreign_cores.is_nan() || run.foreign_cores > rules.foreign_max).count();
-        let most = runs().map(|run| run.foreign_cores).fold(0.0, f64::max);
         let all = runs().count();
         let refusal = if ours.runs.len() < FLOOR_RUNS_MIN {
             Some(format!("{} runs; a floor is judged by {FLOOR_RUNS_MIN} at least", ours.runs.len()))
         } else if slow > 0 {
             Some(format!("{slow} of {all} runs did not reach the rate"))
-        } else if disturbed > 0 {
-            Some(format!("disturbed: in {disturbed} of {all} runs others used the machine, up to {most:.2} cores"))
         } else {
-            None
+            rules.disturbance(runs()).map(|disturbance| disturbance.to_string())
         };
         [("latency.p50", 0.5), ("latency.p99", 0.99)]
             .map(|(key, share)| {

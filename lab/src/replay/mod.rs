@@ -16,6 +16,7 @@ use crate::error::{LabError, io};
 use crate::machine::Machine;
 use crate::meter::{Client, Meter};
 use crate::nats::{Program, Server};
+use crate::quiet::{Measured, Rules};
 use crate::report::{Finding, Output, Section, median, publish};
 use crate::workload::{Kind, RUN_SLOT, Workload};
 use crate::{procfs, references};
@@ -31,6 +32,8 @@ pub(crate) struct Arguments {
     binary: PathBuf,
     #[command(flatten)]
     length: Length,
+    #[command(flatten)]
+    rules: Rules,
     #[command(flatten)]
     nats: Program,
     #[command(flatten)]
@@ -49,9 +52,6 @@ pub(crate) struct Length {
     /// Readers that read the same at a time, in the run of several.
     #[arg(long, default_value_t = 4)]
     readers: usize,
-    /// CPU of other processes, in cores, from which on a run gives no figure for a floor.
-    #[arg(id = "replay-foreign-max", long = "replay-foreign-max", default_value_t = 0.10, value_name = "CORES")]
-    foreign_max: f64,
 }
 
 /// Who reads.
@@ -75,6 +75,12 @@ struct Run {
     foreign_cores: f64,
 }
 
+impl Measured for Run {
+    fn foreign_cores(&self) -> f64 {
+        self.foreign_cores
+    }
+}
+
 impl Run {
     #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
     fn rate(&self) -> f64 {
@@ -87,12 +93,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), LabError> {
     let mut machine = Machine::look();
     machine.with("dbstreamd", references::version(&arguments.binary).unwrap_or_else(|| "of unknown version".into()));
     arguments.nats.describe(&mut machine);
-    let section = section(&arguments.length, &arguments.nats, &arguments.binary)?;
+    let section = section(&arguments.length, &arguments.rules, &arguments.nats, &arguments.binary)?;
     publish("dbstreamd: replay", &machine, &[section], &arguments.output)
 }
 
 /// Runs the benchmark.
-pub(crate) fn section(length: &Length, nats: &Program, binary: &Path) -> Result<Section, LabError> {
+pub(crate) fn section(length: &Length, rules: &Rules, nats: &Program, binary: &Path) -> Result<Section, LabError> {
     let folder = tempfile::tempdir().map_err(io("temporary folder"))?;
     let cluster = Cluster::builder().setting("max_wal_size", "8GB").setting("autovacuum", "off").start()?;
     eprintln!("replay: writing {} events …", length.events);
@@ -111,7 +117,7 @@ pub(crate) fn section(length: &Length, nats: &Program, binary: &Path) -> Result<
     let mut runs: Vec<(Who, Run)> = Vec::new();
     for number in 1..=length.runs {
         for &who in &whos {
-            let run = once(who, length, &daemon, workload.rows, reference.as_ref().ok())?;
+            let run = rules.attempt(|| once(who, length, &daemon, workload.rows, reference.as_ref().ok()))?;
             eprintln!("replay {number}/{} {who:?}: {:.2} M events/s", length.runs, run.rate());
             runs.push((who, run));
         }
@@ -119,7 +125,7 @@ pub(crate) fn section(length: &Length, nats: &Program, binary: &Path) -> Result<
     let after = Caches::of(&daemon)?;
     let peak = procfs::peak_rss(daemon.pid())?;
     daemon.stop()?;
-    Ok(report(length, &whos, &runs, reference.err(), (&caches, &after), peak))
+    Ok(report((length, rules), &whos, &runs, reference.err(), (&caches, &after), peak))
 }
 
 /// What the daemon keeps in memory for those who follow, by its own account.
@@ -204,7 +210,7 @@ fn reference(program: &Program, daemon: &Daemon, events: u64, folder: &Path) -> 
 }
 
 fn report(
-    length: &Length,
+    (length, rules): (&Length, &Rules),
     whos: &[Who],
     runs: &[(Who, Run)],
     absent: Option<String>,
@@ -253,10 +259,8 @@ fn report(
         if length.events < FLOOR_EVENTS {
             return Err(format!("measured with {} events", length.events));
         }
-        let disturbed =
-            who.iter().flat_map(|&who| of(who)).filter(|run| run.foreign_cores > length.foreign_max).count();
-        if disturbed > 0 {
-            return Err(format!("others used the machine in {disturbed} runs"));
+        if let Some(disturbance) = rules.disturbance(who.iter().flat_map(|&who| of(who))) {
+            return Err(disturbance.to_string());
         }
         figure.ok_or_else(|| absent.clone().unwrap_or_else(|| "no runs".into()))
     };

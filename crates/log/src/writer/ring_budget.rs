@@ -32,8 +32,12 @@ impl RingBudget {
         self.used + self.encoded.load(Relaxed)
     }
 
-    /// Adds the newest chunk of `stream`, and lets go of the oldest ones while there are too many.
+    /// Adds the newest chunk of `stream`, if somebody follows it, and lets go of the oldest ones while there are too many.
     pub(super) fn push(&mut self, stream: &Arc<Stream>, mut chunk: Chunk) {
+        if stream.published.followers() == 0 {
+            // Who comes later begins on disk. Until then its memory is the next chunk's, still in the processor's cache.
+            return;
+        }
         let bytes = chunk.memory();
         if bytes > self.limit / 4 {
             // One chunk that would push most others out is better read from disk.
@@ -79,10 +83,27 @@ mod tests {
         }
     }
 
+    fn stream() -> Arc<Stream> {
+        Arc::new(Stream::new(StreamId(1), &LoadedStream::new("shop".parse().unwrap()), NoticeSink::default()))
+    }
+
+    #[test]
+    fn what_nobody_follows_is_not_kept() {
+        let stream = stream();
+        let mut ring = RingBudget::new(20 * chunk(1).memory());
+        ring.push(&stream, chunk(1));
+        let follower = stream.published.watch();
+        ring.push(&stream, chunk(2));
+        drop(follower);
+        ring.push(&stream, chunk(3));
+        let kept = [1, 2, 3].map(|offset| stream.ring.find(Offset(offset)).is_some());
+        assert_eq!((kept, ring.used()), ([false, true, false], chunk(1).memory()));
+    }
+
     #[test]
     fn encodings_take_their_part_of_the_budget_and_give_it_back() {
-        let stream =
-            Arc::new(Stream::new(StreamId(1), &LoadedStream::new("shop".parse().unwrap()), NoticeSink::default()));
+        let stream = stream();
+        let _follower = stream.published.watch();
         let kept = |from: u64| (from..=60).filter(|offset| stream.ring.find(Offset(*offset)).is_some()).count();
         let mut ring = RingBudget::new(20 * chunk(1).memory());
         (1..=30).for_each(|offset| ring.push(&stream, chunk(offset)));

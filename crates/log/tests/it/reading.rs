@@ -151,6 +151,8 @@ fn memory_and_disk_serve_the_same_and_memory_serves_first() {
     let options = LogOptions { tail_ring_bytes: 16 << 20, ..small(dir.path()) };
     let log = Log::open(options.clone()).unwrap();
     let stream = log.open_stream(&"shop".parse().unwrap()).unwrap();
+    // What nobody follows does not stay in memory.
+    let follower = log.watch(stream).unwrap();
     runtime().block_on(async {
         let mut writer = Writer::begin(&log, stream).await;
         for n in 0..200 {
@@ -160,7 +162,7 @@ fn memory_and_disk_serve_the_same_and_memory_serves_first() {
         let from_memory = read_all(&log, stream, StartAt::Earliest).await.unwrap();
         assert_eq!(log.metrics().disk_chunks.get(), 0);
         assert!(log.metrics().ring_hits.get() > 0);
-        drop(writer);
+        drop((writer, follower));
         log.close().unwrap();
 
         let log = Log::open(options).unwrap();
