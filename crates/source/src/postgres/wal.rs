@@ -292,9 +292,13 @@ impl WalReader {
             // At most as much again as is already here: a length is believed as far as bytes have followed it, and
             // doubling copies each byte about once.
             self.input.reserve(missing.min(buffered.max(BUFFER_BYTES)));
-        } else if room < ROOM_BYTES_MIN && buffered < ROOM_BYTES_MIN || room == 0 {
-            // What moves along is the start of one message.
-            self.input.reserve(BUFFER_BYTES.saturating_sub(buffered).max(ROOM_BYTES_MIN));
+        } else if buffered < ROOM_BYTES_MIN || room == 0 {
+            // What moves along is the start of one message. When nobody uses the frames any more, what is read lands where the last
+            // read did, which the processor still has in its cache.
+            let wanted = BUFFER_BYTES.saturating_sub(buffered).max(ROOM_BYTES_MIN);
+            if !self.input.try_reclaim(wanted) && room < ROOM_BYTES_MIN {
+                self.input.reserve(wanted);
+            }
         }
     }
 
