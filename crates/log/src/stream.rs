@@ -117,7 +117,7 @@ impl Stream {
         }
         drop(consumers);
         // Its chunks are as good as ever, but the writer's account of them is gone.
-        self.ring.clear();
+        self.ring.take();
         self.pieces.clear();
         self.published.restore(&loaded.state, loaded.trim.point);
     }
@@ -208,8 +208,9 @@ impl Ring {
         self.chunks.lock().push_back(chunk);
     }
 
-    pub(crate) fn clear(&self) {
-        *self.chunks.lock() = VecDeque::new();
+    /// All of it; nothing stays.
+    pub(crate) fn take(&self) -> VecDeque<Arc<Chunk>> {
+        std::mem::take(&mut *self.chunks.lock())
     }
 
     pub(crate) fn pop_oldest(&self) -> Option<Arc<Chunk>> {

@@ -35,8 +35,8 @@ impl RingBudget {
     /// Adds the newest chunk of `stream`, if somebody follows it, and lets go of the oldest ones while there are too many.
     pub(super) fn push(&mut self, stream: &Arc<Stream>, mut chunk: Chunk) {
         if stream.published.followers() == 0 {
-            // Who comes later begins on disk. Until then its memory is the next chunk's, still in the processor's cache.
-            return;
+            // Who comes later begins on disk. Until then a chunk's memory is the next one's, still in the processor's cache.
+            return self.release(stream);
         }
         let bytes = chunk.memory();
         if bytes > self.limit / 4 {
@@ -52,6 +52,17 @@ impl RingBudget {
             let Some(oldest) = self.order.pop_front().and_then(|stream| stream.ring.pop_oldest()) else { break };
             self.used -= oldest.memory().min(self.used);
         }
+    }
+
+    /// Lets go of all chunks of a stream.
+    fn release(&mut self, stream: &Arc<Stream>) {
+        let chunks = stream.ring.take();
+        if chunks.is_empty() {
+            return;
+        }
+        let bytes: usize = chunks.iter().map(|chunk| chunk.memory()).sum();
+        self.used -= bytes.min(self.used);
+        self.order.retain(|other| !Arc::ptr_eq(other, stream));
     }
 }
 
@@ -87,27 +98,39 @@ mod tests {
         Arc::new(Stream::new(StreamId(1), &LoadedStream::new("shop".parse().unwrap()), NoticeSink::default()))
     }
 
+    fn kept(stream: &Stream, offsets: std::ops::RangeInclusive<u64>) -> usize {
+        offsets.filter(|offset| stream.ring.find(Offset(*offset)).is_some()).count()
+    }
+
     #[test]
     fn what_nobody_follows_is_not_kept() {
-        let stream = stream();
+        let (left, followed) = (stream(), stream());
+        let _follower = followed.published.watch();
         let mut ring = RingBudget::new(20 * chunk(1).memory());
-        ring.push(&stream, chunk(1));
-        let follower = stream.published.watch();
-        ring.push(&stream, chunk(2));
+        ring.push(&left, chunk(1));
+        assert_eq!((kept(&left, 1..=9), ring.used()), (0, 0));
+        let follower = left.published.watch();
+        for offset in 2..=9 {
+            ring.push(&left, chunk(offset));
+            ring.push(&followed, chunk(offset));
+        }
+        assert_eq!((kept(&left, 1..=9), kept(&followed, 1..=9)), (8, 8));
         drop(follower);
-        ring.push(&stream, chunk(3));
-        let kept = [1, 2, 3].map(|offset| stream.ring.find(Offset(offset)).is_some());
-        assert_eq!((kept, ring.used()), ([false, true, false], chunk(1).memory()));
+        ring.push(&left, chunk(10));
+        assert_eq!((kept(&left, 1..=10), kept(&followed, 1..=9)), (0, 8));
+        assert_eq!(ring.used(), 8 * chunk(1).memory());
+        // And what is kept is let go in its order.
+        (10..=27).for_each(|offset| ring.push(&followed, chunk(offset)));
+        assert_eq!((kept(&followed, 2..=7), kept(&followed, 8..=27), ring.used()), (0, 20, 20 * chunk(1).memory()));
     }
 
     #[test]
     fn encodings_take_their_part_of_the_budget_and_give_it_back() {
         let stream = stream();
         let _follower = stream.published.watch();
-        let kept = |from: u64| (from..=60).filter(|offset| stream.ring.find(Offset(*offset)).is_some()).count();
         let mut ring = RingBudget::new(20 * chunk(1).memory());
         (1..=30).for_each(|offset| ring.push(&stream, chunk(offset)));
-        assert_eq!(kept(1), 20);
+        assert_eq!(kept(&stream, 1..=60), 20);
         for offset in 11..=30 {
             stream
                 .ring
@@ -116,8 +139,8 @@ mod tests {
                 .encoded(|chunk| EncodedRun { bytes: vec![0; chunk.memory()].into(), ends: Vec::new() });
         }
         ring.push(&stream, chunk(31));
-        assert_eq!(kept(1), 10, "chunk and encoding together are twice as large");
+        assert_eq!(kept(&stream, 1..=60), 10, "chunk and encoding together are twice as large");
         (32..=60).for_each(|offset| ring.push(&stream, chunk(offset)));
-        assert_eq!((kept(1), ring.encoded.load(Relaxed)), (20, 0));
+        assert_eq!((kept(&stream, 1..=60), ring.encoded.load(Relaxed)), (20, 0));
     }
 }
